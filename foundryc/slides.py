@@ -3,7 +3,7 @@
 What a kernel's arguments hold besides values, such as addresses of the host's stack, is noise where
 two captures differ (foundryc/compare). A byte that is random but happens to be equal in both would
 be kept: of an address of the stack, one byte in four pairs of captures. So a process is started
-until none of its random bytes is as in another; the others end before they have done anything.
+until none of its random bytes is as in this one; the others end before they have done anything.
 """
 
 from __future__ import annotations
@@ -65,23 +65,19 @@ class Slides:
         return large and 64 <= (self.stack - other.stack) % 256 <= 192
 
 
-def start_apart(
-    start: Callable[[], subprocess.Popen[bytes]], other: Slides
-) -> tuple[subprocess.Popen[bytes], Slides]:
-    """A process of `start` that lies apart from `other`, and where it lies.
+def start_apart(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    """A process of `start` that lies apart from this one.
 
     Where Linux gives no random addresses, it is the last of many.
     """
+    here = Slides.of()
     for _ in range(_MOST):
         process = start()
-        slides = _loaded(process)
-        if slides.apart(other) or process.poll() is not None:
-            break
+        if _loaded(process).apart(here) or process.poll() is not None:
+            return process
         process.kill()
         process.wait()
-    else:
-        process = start()
-    return process, slides
+    return start()
 
 
 def _loaded(process: subprocess.Popen[bytes]) -> Slides:

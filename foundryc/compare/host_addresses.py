@@ -14,37 +14,27 @@ _HOST_LOWEST, _HOST_END = np.uint64(0x5500), np.uint64(0x8000)
 
 
 def bytes_of_host_addresses(
-    values: Words, at: Index, regions: Regions, may_be_gap: Callable[[Index], Mask]
-) -> tuple[Mask, Mask]:
-    """Which bytes of the words `at` belong to addresses on the host, and which of them stay as the
-    second capture has them, bool [n, 8] each.
+    values: Words, at: Index, equal: Mask, regions: Regions, may_be_gap: Callable[[Index], Mask]
+) -> Mask:
+    """Which bytes of the words `at` belong to addresses on the host, bool [n, 8].
 
-    Captures are made in processes that lie apart in every random byte (foundryc/slides.py), so a
-    byte that all three have in common is a value, as a struct's last one before a gap in which half
-    an address was left. Or it is not random: the loader puts libraries at multiples of large pages,
-    others next to them, but into a gap if there is one. The processes of the last two captures run
-    alike, and have or have not the same gaps; the first one began otherwise, and may have others.
-    With a library's address as these two have it, a bundle does not depend on that. None of this is
-    so for the highest byte of an address, of which there are few, nor for the upper half of one
-    that points to memory of its process.
+    `equal`, bool [n, 8], are those that all captures have in common. Captures are made in processes
+    that lie apart in every random byte (foundryc/slides.py), so such a byte is a value, as a
+    struct's last one before a gap in which half an address was left. Not so the highest byte of an
+    address, of which there are few, nor the upper half of one that points to memory of its process;
+    and of one that points to one place in a library, only the lowest byte may be a value: in the
+    second, all processes may be alike. For libraries are put at multiples of large pages, or next
+    to one that is.
     """
     upper, lower, elsewhere = _halves_of_host_addresses(values, at, may_be_gap)
     pointers = _pointers_into_process(values, at, regions, may_be_gap)
-    equal, stay = (_equal_bytes(some) for some in (values, values[1:]))
-    stay &= equal | regions.in_one_library(values)[:, None]
     byte = np.arange(8)
-    stay &= np.repeat(lower, 4, axis=1) | pointers[:, None] & (byte < 4)
+    may_be_value = equal & np.where(regions.in_one_library(values)[:, None], byte < 1, byte < 4)
     found: Mask = np.repeat(upper, 4, axis=1) & ~(equal & (byte % 4 == 0))
-    found |= np.repeat(lower, 4, axis=1) | pointers[:, None]
-    found = found & ~stay | np.repeat(elsewhere, 4, axis=1)
-    return found, stay & ~found
-
-
-def _equal_bytes(values: Words) -> Mask:
-    """Which bytes of words all captures of uint64 [m, n] have in common, bool [n, 8]."""
-    each = np.ascontiguousarray(values, "<u8").view(np.uint8).reshape(*values.shape, 8)
-    equal: Mask = (each == each[0]).all(axis=0)
-    return equal
+    found |= np.repeat(lower, 4, axis=1) & ~equal
+    found |= np.repeat(elsewhere, 4, axis=1)
+    found |= pointers[:, None] & ~may_be_value
+    return found
 
 
 def _halves_of_host_addresses(

@@ -82,8 +82,7 @@ def settle(words: Words, audited: Audit, regions: Regions, place: Place) -> Sett
     result = first.copy()
     result[suspects[found]] = regions.placed[region[found]] + offset[found]
     noise, unclear = _noise(words, rest, regions, place)
-    # What is no noise the two captures at one base have in common, but for a library's address.
-    result[rest] = words[1, rest] & ~noise
+    result[rest] &= ~noise
     stale = _stale(audited, rest, place)
     unclear[stale] = _bytes(noise[stale]) != 0
     some = unclear.any(axis=1)
@@ -189,9 +188,9 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[W
     first, again, moved = words[:, rest]
     noisy = _bytes(first ^ again) != 0
     changed = _bytes(first ^ moved) != 0
+    equal = ~(noisy | changed)
     noisy |= changed & _by_chance(words[:, rest], noisy, regions)
-    addresses, stay = bytes_of_host_addresses(words[:, rest], rest, regions, place.may_be_gap)
-    noisy = (noisy | addresses) & ~stay
+    noisy |= bytes_of_host_addresses(words[:, rest], rest, equal, regions, place.may_be_gap)
     noisy |= clock_readings(words[:, rest])[:, None]
     for index in np.flatnonzero(noisy.any(axis=1) & place.is_fixed(rest))[:1]:
         where = place.name(int(rest[index]), int(noisy[index].argmax()))
@@ -199,7 +198,7 @@ def _noise(words: Words, rest: Index, regions: Regions, place: Place) -> tuple[W
             f"{where} is not the same in two captures at one base ({int(first[index]):#x} and"
             f" {int(again[index]):#x}); make the capture repeatable, such as by seeding torch"
         )
-    unclear = changed & ~noisy & ~stay
+    unclear = changed & ~noisy
     halves = _halves(words[:, rest], rest, regions, place.is_argument(rest))
     some = np.flatnonzero(halves.any(axis=1))
     halves[some[place.may_be_gap(rest[some])]] = False
