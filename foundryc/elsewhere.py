@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from operator import call
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
@@ -26,15 +25,12 @@ from typing import IO
 from foundryc.capture import Capture
 from foundryc.capture_file import load
 from foundryc.native import HEAP
-from foundryc.slides import start_apart
+from foundryc.slides import Slides, start_apart
 from foundryrt.errors import FoundryError
 from foundryrt.undo import Undo
 
 STORE, MOVED, GROWN = "FOUNDRY_STORE", "FOUNDRY_MOVED", "FOUNDRY_GROWN"
 _SHOWN = 2000
-Process = subprocess.Popen[bytes]
-Way = Callable[[Callable[[], Process]], Process]
-"""How a process is started by the call that starts it."""
 
 
 def store() -> Path | None:
@@ -111,8 +107,9 @@ class Elsewhere:
         The latter goes on beside this process: together they need twice the memory, as the proof
         does. FoundryError where the first one failed.
         """
-        self._run_first()
-        self._start("moved", call, {MOVED: "1"} | heap(1))
+        # Apart from the first, not from this one: what both have in common is no chance.
+        first = self._run_first()
+        self._start("moved", first, {MOVED: "1"} | heap(1))
 
     def again(self) -> Capture:
         """What the first stored."""
@@ -136,26 +133,31 @@ class Elsewhere:
         """What one with fewer of them stores."""
         return self._more("between", "2")
 
-    def _run_first(self) -> None:
-        self._start("again", start_apart, heap(0))
+    def _run_first(self) -> Slides:
+        slides = self._start("again", Slides.of(), heap(0))
         self._end("again")
+        return slides
 
     def _more(self, name: str, rows: str) -> Capture:
-        self._start(name, call, {GROWN: rows})
+        self._start(name, Slides.of(), {GROWN: rows})
         self._end(name)
         return load(self.folder / name)
 
-    def _start(self, name: str, way: Way, environment: Mapping[str, str] | None = None) -> None:
+    def _start(self, name: str, other: Slides, environment: Mapping[str, str]) -> Slides:
+        """Start the process `name` apart from where another one lies or lay."""
         said = TemporaryFile()  # noqa: SIM115 (closed by the undo)
         self._undo.push(said.close)
-        own = {STORE: str(self.folder / name), "FOUNDRY_CACHE": "", **(environment or {})}
+        # The loader looks a function up at its first call otherwise, and leaves addresses behind.
+        own = {STORE: str(self.folder / name), "FOUNDRY_CACHE": "", "LD_BIND_NOW": "1"}
+        own |= environment
 
-        def start() -> Process:
-            return Process(self._command, env=os.environ | own, stdout=said, stderr=said)
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(self._command, env=os.environ | own, stdout=said, stderr=said)
 
-        process = way(start)
+        process, slides = start_apart(start, other)
         self._undo.push(partial(_kill, process))
         self._running[name] = process, said
+        return slides
 
     def _end(self, name: str) -> None:
         process, said = self._running[name]

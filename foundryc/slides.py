@@ -3,7 +3,7 @@
 What a kernel's arguments hold besides values, such as addresses of the host's stack, is noise where
 two captures differ (foundryc/compare). A byte that is random but happens to be equal in both would
 be kept: of an address of the stack, one byte in four pairs of captures. So a process is started
-until none of its random bytes is as in this one; the others end before they have done anything.
+until none of its random bytes is as in another; the others end before they have done anything.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-_MOST = 300
-"""Starts, of which some one in ten does; without random addresses none does."""
+_MOST = 1000
+"""Starts, of which some one in thirty does; without random addresses none does."""
 _READINGS = 100
 """Of where a process lies, a millisecond apart; a program without a loader takes them all."""
 _PAGE, _LARGE_PAGE, _THREAD_HEAP = 12, 21, 26
@@ -61,23 +61,29 @@ class Slides:
             return False
         mapped = self.libraries - other.libraries
         large = _differ(mapped, _LARGE_PAGE) and _differ(mapped, _THREAD_HEAP)
-        # A function that keeps vectors may round its frame down to a multiple of their 64 bytes.
-        return large and 64 <= (self.stack - other.stack) % 256 <= 192
+        # A function that keeps vectors may round its frame down to a multiple of their 64 bytes, or
+        # of 32. Then other bytes are left above it, too, where what is rounded off differs.
+        distance = (self.stack - other.stack) % 256
+        return large and 64 <= distance <= 192 and distance % 32 != 0
 
 
-def start_apart(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-    """A process of `start` that lies apart from this one.
+def start_apart(
+    start: Callable[[], subprocess.Popen[bytes]], other: Slides
+) -> tuple[subprocess.Popen[bytes], Slides]:
+    """A process of `start` that lies apart from `other`, and where it lies.
 
     Where Linux gives no random addresses, it is the last of many.
     """
-    here = Slides.of()
     for _ in range(_MOST):
         process = start()
-        if _loaded(process).apart(here) or process.poll() is not None:
-            return process
+        slides = _loaded(process)
+        if slides.apart(other) or process.poll() is not None:
+            break
         process.kill()
         process.wait()
-    return start()
+    else:
+        process = start()
+    return process, slides
 
 
 def _loaded(process: subprocess.Popen[bytes]) -> Slides:
