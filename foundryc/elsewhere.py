@@ -72,10 +72,10 @@ def calls_ahead() -> int:
 
 
 def heap(half: int) -> dict[str, str]:
-    """The environment of a process whose heap's addresses have a lowest byte in half 0 or 1.
+    """The environment of a process whose heap has even (0) or odd (1) multiples of the alignment.
 
-    A pointer into the heap that is left in a kernel's arguments has no byte in common then with the
-    one of a process of the other half, however alike the two heaps are (foundryc/compare). Nothing
+    A pointer into the heap that is left in a kernel's arguments has another lowest byte then than
+    the one of a process of the other half, however alike the two are (foundryc/compare). Nothing
     where something else is preloaded, or where the loader would take the path for several.
     """
     if os.environ.get("LD_PRELOAD") or {" ", ":"} & set(str(HEAP)):

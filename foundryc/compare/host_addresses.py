@@ -11,6 +11,8 @@ from foundryc.template import Words
 
 _HOST_LOWEST, _HOST_END = np.uint64(0x5500), np.uint64(0x8000)
 """Upper halves of the addresses where Linux puts programs, their heaps, libraries and stacks."""
+_FLAGGED = np.array([0x5501, 0x5601, 0x7E01, 0x7F01], np.uint64)
+"""Of programs and libraries, with a flag set over the lower byte."""
 
 
 def bytes_of_host_addresses(
@@ -24,7 +26,8 @@ def bytes_of_host_addresses(
     address, of which there are few, nor the upper half of one that points to memory of its process;
     and of one that points to one place in a library, only the lowest byte may be a value: in the
     second, all processes may be alike. For libraries are put at multiples of large pages, or next
-    to one that is.
+    to one that is. What is left of an address above a flag is noise, or it would be the value
+    32513, or another as odd, behind noise; it has been there and not been there.
     """
     upper, lower, elsewhere = _halves_of_host_addresses(values, at, may_be_gap)
     pointers = _pointers_into_process(values, at, regions, may_be_gap)
@@ -34,6 +37,8 @@ def bytes_of_host_addresses(
     found |= np.repeat(lower, 4, axis=1) & ~equal
     found |= np.repeat(elsewhere, 4, axis=1)
     found |= pointers[:, None] & ~may_be_value
+    flagged = in_all(np.isin(values >> np.uint64(32), _FLAGGED)) & _lower_differ(values)
+    found |= flagged[:, None] & (byte > 4)
     return found
 
 
@@ -69,13 +74,19 @@ def _pointers_into_process(
     of 8 bytes, is no value either.
     """
     upper = values >> np.uint64(32)
-    differ = (values[0] ^ values[1]) & np.uint64(0xFFFFFFFF) != 0
+    differ = _lower_differ(values)
     high = in_all((upper >= _HOST_LOWEST) & (upper < _HOST_END))
     low = in_all((upper == 0) & (values % np.uint64(8) == 0))
     found: Mask = differ & (high | low) & regions.in_process(values)
     some = np.flatnonzero(found & low)
     found[some] = may_be_gap(at[some])
     return found
+
+
+def _lower_differ(values: Words) -> Mask:
+    """Whether the lower halves of the first two of uint64 [3, n] differ, bool [n]."""
+    differ: Mask = (values[0] ^ values[1]) & np.uint64(0xFFFFFFFF) != 0
+    return differ
 
 
 def on_host(halves: Words, regions: Regions) -> Mask:

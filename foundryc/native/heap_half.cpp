@@ -1,12 +1,13 @@
 // The allocator of a process that makes a capture to compare (foundryc/elsewhere.py), by LD_PRELOAD.
 //
 // What kernels' arguments hold besides values, such as pointers into the heap, is noise where captures differ,
-// and the lowest byte of such a pointer may be the same in all of them by chance. So what is allocated here has
-// a lowest byte below 128 in one of these processes (FOUNDRY_HEAP_HALF=0) and from 128 on in another (1): as
-// far as there are pointers to the same thing, or to the same place in it, that byte is not the same in both.
+// and the lowest byte of such a pointer may be the same in all of them by chance. So all addresses given here
+// are even multiples of their alignment in one of these processes (FOUNDRY_HEAP_HALF=0) and odd ones in another
+// (1): of pointers to the same thing, or to the same place in it, the lowest bytes differ.
 #include <dlfcn.h>
 #include <malloc.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -26,26 +27,27 @@ void __libc_free(void*);
 
 namespace {
 
-constexpr size_t HALF = 128;
-constexpr size_t SMALLEST = 16;  // alignment
+constexpr size_t SMALLEST = 16, LARGEST = 128;  // alignments that show in the lowest byte
 constexpr uint64_t MARK = 0x8c1f3a5e7d92b604;
 
-// Lies in front of each allocation; others, aligned to more than HALF, are the C library's as they are.
+// Lies in front of each allocation; others, aligned to more than LARGEST, are the C library's as they are.
 struct Header {
     void* whole;    // what the C library gave
     size_t size;    // what was asked for
     uint64_t mark;  // MARK ^ address of the allocation; the C library keeps a size in its place
 };
-constexpr size_t MORE = sizeof(Header) + 2 * HALF;  // bytes that an allocation takes beside its own
 
-uintptr_t wanted() {
-    static int half = -1;  // any thread finds the same
-    if (half < 0) {
+// Bytes that an allocation takes beside its own.
+constexpr size_t more(size_t alignment) { return sizeof(Header) + 2 * alignment; }
+
+bool odd() {
+    static std::atomic<int> half{-1};  // any thread finds the same
+    if (half.load(std::memory_order_relaxed) < 0) {
         const char* value = std::getenv("FOUNDRY_HEAP_HALF");
-        if (!value) return 0;  // the environment may not be there yet
-        half = value[0] == '1';
+        if (!value) return false;  // the environment may not be there yet
+        half.store(value[0] == '1', std::memory_order_relaxed);
     }
-    return half ? HALF : 0;
+    return half.load(std::memory_order_relaxed) == 1;
 }
 
 Header* header_of(void* allocation) {
@@ -53,12 +55,12 @@ Header* header_of(void* allocation) {
     return header->mark == (MARK ^ reinterpret_cast<uintptr_t>(allocation)) ? header : nullptr;
 }
 
-// `whole` has room for MORE bytes than `size`.
+// `whole` has room for more(alignment) than `size`.
 void* place(void* whole, size_t size, size_t alignment) {
     if (!whole) return nullptr;
     uintptr_t at = reinterpret_cast<uintptr_t>(whole) + sizeof(Header);
     at = (at + alignment - 1) & ~(alignment - 1);
-    if ((at & HALF) != wanted()) at = (at | (HALF - 1)) + 1;
+    if (((at & alignment) != 0) != odd()) at += alignment;
     auto* placed = reinterpret_cast<void*>(at);
     static_cast<Header*>(placed)[-1] = {whole, size, MARK ^ at};
     return placed;
@@ -70,10 +72,10 @@ void* too_large() {
 }
 
 void* aligned(size_t alignment, size_t size) {
-    if (alignment > HALF) return __libc_memalign(alignment, size);
-    if (alignment & (alignment - 1)) return __libc_memalign(alignment, size);  // it rounds up
-    if (size > PTRDIFF_MAX - MORE) return too_large();
-    return place(__libc_malloc(size + MORE), size, alignment < SMALLEST ? SMALLEST : alignment);
+    if (alignment > LARGEST || alignment & (alignment - 1)) return __libc_memalign(alignment, size);
+    if (alignment < SMALLEST) alignment = SMALLEST;
+    if (size > PTRDIFF_MAX - more(alignment)) return too_large();
+    return place(__libc_malloc(size + more(alignment)), size, alignment);
 }
 
 }  // namespace
@@ -82,8 +84,8 @@ EXPORTED void* malloc(size_t size) { return aligned(SMALLEST, size); }
 
 EXPORTED void* calloc(size_t count, size_t each) {
     size_t size = 0;
-    if (__builtin_mul_overflow(count, each, &size) || size > PTRDIFF_MAX - MORE) return too_large();
-    return place(__libc_calloc(1, size + MORE), size, SMALLEST);
+    if (__builtin_mul_overflow(count, each, &size) || size > PTRDIFF_MAX - more(SMALLEST)) return too_large();
+    return place(__libc_calloc(1, size + more(SMALLEST)), size, SMALLEST);
 }
 
 EXPORTED void free(void* allocation) {

@@ -35,7 +35,7 @@ def test_of_a_pointer_into_the_process_the_low_bytes_that_all_have_are_kept() ->
     assert settled(RETURNS, apart) == 0x985D
     # In one process it points to nothing: it is no pointer, and only what differs goes.
     spans = around(RETURNS)
-    assert settled(RETURNS, [*spans[:2], [(RETURNS[2] + 1, RETURNS[2] + 9)]]) == 0x7F010000985D
+    assert settled(RETURNS, [*spans[:2], [(RETURNS[2] + 1, RETURNS[2] + 9)]]) == 0x10000985D
 
 
 @pytest.mark.parametrize("first", [0x7F7F405A1000, 0x7F0DF3FCB000])
@@ -48,6 +48,15 @@ def test_of_a_place_in_a_library_the_lowest_byte_is_kept_that_all_have(first: in
     # With another size it is no one library, and what all have in common may be a value.
     spans[0] = [(first, first + 0x4F000)]
     assert settled(values, spans) == (0xDC8A if first == 0x7F7F405A1000 else 0x8A)
+
+
+def test_what_is_left_of_an_address_above_a_flag_goes() -> None:
+    none: list[Spans] = [[], [], []]
+    there = 0x7F01C9AE985D, 0x7F0178CE985D, 0x7F01CFEE985D
+    filled = there[0], 0xA5A5A5013CAE985D, there[2]
+    assert settled(there, none) == settled(filled, none) == 0x10000985D
+    value = 0x7F01 << 32 | 0x985D
+    assert settled((value, value, value + (1 << 20)), none) >> 32 == 0x7F01  # nothing is noise
 
 
 HEAP = 0x238C6E80, 0x14F84C80, 0x40FB7C80

@@ -55,8 +55,8 @@ def test_each_stores_its_capture(tmp_path, capfd):
 
 
 def test_no_address_in_the_heap_has_one_lowest_byte_in_both(tmp_path):
-    lowest = "assert {{id(object()) & 128 for _ in range(100)}} == {{{}}}"
-    with elsewhere(tmp_path, again=lowest.format(0), moved=lowest.format(128)) as others:
+    lowest = "assert {{id(object()) & 16 for _ in range(100)}} == {{{}}}"
+    with elsewhere(tmp_path, again=lowest.format(0), moved=lowest.format(16)) as others:
         others.begin()
         others.moved()
 
