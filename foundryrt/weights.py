@@ -29,7 +29,17 @@ def weight_paths(manifest: Manifest, folder: Path | None) -> list[Path]:
 
 
 def _place(file: WeightFile, folder: Path | None) -> Path:
-    return folder / file.name if folder else Path(file.hint)
+    if folder:
+        return folder / file.name
+    below = file.hint.removeprefix("~/")
+    return Path(file.hint) if below == file.hint else _home() / below
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("~")
 
 
 def find_file(file: WeightFile, folder: Path | None) -> Path:

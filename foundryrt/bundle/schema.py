@@ -25,6 +25,7 @@ import msgspec
 #    bundles that have them.
 #    2026-11-30, Manifest.unproved added, and left out where there are none; earlier readers refuse
 #    bundles that have them.
+#    2026-11-30, WeightFile.hint may begin with `~/`; earlier readers want --weights there.
 FORMAT_VERSION = 1
 MAGIC = b"FDY\x01"
 ALIGNMENT = 4096
@@ -223,7 +224,8 @@ class WeightFile(Record, frozen=True):
     files have one name."""
     size: int
     hint: str
-    """Where it was at capture; the runtime looks there unless told another folder."""
+    """Where it was at capture; the runtime looks there unless told another folder. `~/` stands for
+    the home folder of who runs it."""
 
 
 class WeightSource(Record, frozen=True):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from safetensors.numpy import save_file
 
 from foundryc.weights import (
@@ -127,6 +128,40 @@ def test_load_from_another_folder(stored: Path, tmp_path: Path) -> None:
         load(made, lambda _: target)
     load(made, lambda _: target, tmp_path / "moved")
     assert target[2, 3] == 11
+
+
+def test_of_a_home_folder_no_name_is_kept(stored: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = manifest(stored)
+    assert made.weights.files[0].hint == "~/model.safetensors"
+    target = np.zeros((3, 4), np.float32)
+    load(made, lambda _: target)
+    assert target[2, 3] == 11
+    other = tmp_path / "another"
+    other.mkdir()
+    monkeypatch.setenv("HOME", str(other))
+    with pytest.raises(WeightsMissing, match="another/model"):
+        load(made, lambda _: target)
+    stored.rename(other / stored.name)
+    load(made, lambda _: target)
+    # A folder of that name, and one of another user, are no home.
+    strange = replace(made.weights.files[0], hint="~somebody/model.safetensors")
+    with pytest.raises(WeightsMissing, match="~somebody"):
+        find_file(strange, None)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(WeightsMissing, match="~/model"):
+        find_file(made.weights.files[0], None)
+    assert manifest(other / stored.name).weights.files[0].hint == str(other / stored.name)
+
+
+def no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+@pytest.mark.parametrize("home", ["/", "/somewhere/else"])
+def test_a_file_outside_of_the_home_folder_keeps_its_path(stored: Path, monkeypatch, home) -> None:
+    monkeypatch.setenv("HOME", home)
+    assert manifest(stored).weights.files[0].hint == str(stored)
 
 
 def test_changed_weights_are_refused_before_use(stored: Path) -> None:
