@@ -14,6 +14,7 @@ import torch
 from foundryc import capture_file
 from foundryc.capture import Capture
 from foundryc.elsewhere import Elsewhere, moved, store
+from foundryc.home import without_home
 from foundryc.module import WeightPath, members
 from foundryc.ranks import Ranks, open_ranks
 from foundryc.recording import GraphRecording, Recording
@@ -52,8 +53,9 @@ class Recorder:
             g.output("y", x @ w)
         r.save("demo.fdy")
 
-    `settings` is flat: what the workload's driver must know about the capture. `progress` is told
-    what comes next. `base` is the first address of the memory on cuda, the same for all by default.
+    `settings` is flat: what the workload's driver must know about the capture. A home folder in it
+    is kept as `~`, for a bundle names no user. `progress` is told what comes next. `base` is the
+    first address of the memory on cuda, the same for all by default.
     A bundle is bound to it, unless `elsewhere` offers captures of the same program to compare with.
     `architectures`, such as `sm_80`, are of GPUs that the bundle is to run on beside this one.
     """
@@ -87,7 +89,10 @@ class Recorder:
         self._progress = progress or (lambda _: None)
         self.target = target
         self._workload = workload
-        self._settings = dict(settings)
+        self._settings = {
+            key: without_home(value) if isinstance(value, str) else value
+            for key, value in settings.items()
+        }
         self._files: dict[str, bytes] = {}
         self._elsewhere = elsewhere
         compared = elsewhere is not None or store() is not None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from blake3 import blake3
 
+from foundryc.home import without_home
 from foundryc.weights.files import StoredTensor
 from foundryc.weights.slices import WeightSlice, in_blocks, reached
 from foundryrt.bundle.schema import WeightFile, WeightRecipe, Weights, WeightSource
@@ -40,7 +40,7 @@ def build_weights(tensors: Iterable[tuple[int, Sequence[WeightSlice]]]) -> Weigh
     each(take, sources)
     return Weights(
         files=tuple(
-            WeightFile(name=name, size=path.stat().st_size, hint=_hint(path))
+            WeightFile(name=name, size=path.stat().st_size, hint=without_home(str(path)))
             for path, name in zip(files, distinct_names(list(files)), strict=True)
         ),
         sources=tuple(
@@ -53,15 +53,6 @@ def build_weights(tensors: Iterable[tuple[int, Sequence[WeightSlice]]]) -> Weigh
         ),
         recipes=tuple(recipes),
     )  # fmt: skip
-
-
-def _hint(path: Path) -> str:
-    """Where the runtime is to look first: a home folder as `~`, for a bundle names no user."""
-    with suppress(RuntimeError):  # there is no home folder
-        for home in (Path.home(), Path.home().resolve()):
-            if path.is_relative_to(home) and home != Path(home.anchor):
-                return str("~" / path.relative_to(home))
-    return str(path)
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:

@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from foundryc import Recorder
+from foundryc.leaks import leaks
+from foundryc.write import Setting
 from foundryrt import Session, UsageError
 from foundryrt.bundle.reader import Bundle
 
@@ -34,9 +36,15 @@ class Net(nn.Module):
         return self.head(hidden + self.fused.sum((0, 1)) * self.calls)
 
 
-def capture(folder: Path, net: Net, files: list[Path] | None, embed: bool = False) -> Path:
+def capture(
+    folder: Path,
+    net: Net,
+    files: list[Path] | None,
+    embed: bool = False,
+    settings: dict[str, Setting] | None = None,
+) -> Path:
     path = folder / "net.fdy"
-    with torch.no_grad(), Recorder("host", workload="net", settings={}) as recorder:
+    with torch.no_grad(), Recorder("host", workload="net", settings=settings or {}) as recorder:
         recorder.module(net, prefix="net.", files=files)
         tokens = recorder.register("tokens", torch.zeros(3, dtype=torch.int64), role="input")
         with recorder.graph("forward") as graph:
@@ -71,6 +79,18 @@ def check(path: Path, net: Net, weights: Path | None = None) -> None:
                 expected = net(torch.tensor(tokens)).numpy()
             assert session.graph("forward").read("scores").tobytes() == expected.tobytes()
         assert session.read("net.calls").tolist() == [2]
+
+
+def test_a_bundle_names_nobodys_home_folder(net: Net, tmp_path: Path, monkeypatch) -> None:
+    home = tmp_path / "somebody"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    settings: dict[str, Setting] = {"model": str(home / "net"), "folder": "/net", "rows": 3}
+    path = capture(home, net, [stored(home, net)], settings=settings)
+    assert leaks(path, [], ["somebody"]) == []
+    with Session.open(path) as session:
+        assert session.settings == {"model": "~/net", "folder": "/net", "rows": 3}
+    check(path, net)
 
 
 def test_recipes_for_what_files_hold_and_the_rest_stored(tmp_path: Path, net: Net) -> None:
