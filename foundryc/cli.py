@@ -96,6 +96,7 @@ def capture(
     `foundryc capture SCRIPT.py ARGUMENTS` runs a script and keeps what it marks by
     `foundryc.record`; after `--` all words are the script's.
     """
+    elsewhere.give_back()
     with reporting():
         request = Request.read(
             name, target, embed_weights, context.args, compile, base, relocate, fit, arch

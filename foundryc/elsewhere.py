@@ -14,9 +14,12 @@ tensor was registered to grow, the last where the third does not suffice.
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -30,7 +33,12 @@ from foundryrt.errors import FoundryError
 from foundryrt.undo import Undo
 
 STORE, MOVED, GROWN = "FOUNDRY_STORE", "FOUNDRY_MOVED", "FOUNDRY_GROWN"
+_GIVEN = "FOUNDRY_GIVEN"
+"""Variables that a process was started with to lie apart, as JSON: what the user has of each."""
 _SHOWN = 2000
+_CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
+_REFUSALS = ("undefined symbol", "LD_PRELOAD", "PYTHONMALLOC")
+"""What a loader, a sanitizer and Python say where they cannot work with what `apart` gives."""
 
 
 def store() -> Path | None:
@@ -71,16 +79,44 @@ def calls_ahead() -> int:
     return 0x158080 if store() is not None and not moved() else 0
 
 
-def heap(half: int) -> dict[str, str]:
-    """The environment of a process whose heap has even (0) or odd (1) multiples of the alignment.
+def apart(half: int | None) -> dict[str, str]:
+    """The environment of a process that leaves other bytes behind than one of the other half.
 
-    A pointer into the heap that is left in a kernel's arguments has another lowest byte then than
-    the one of a process of the other half, however alike the two are (foundryc/compare). Nothing
-    where something else is preloaded, or where the loader would take the path for several.
+    The loader looks all functions up at the start; at their first call it leaves addresses behind.
+    With a half, 0 or 1, all memory that the C library gives is at even or odd multiples of its
+    alignment: a pointer to it has another lowest byte then, however alike two processes are
+    (foundryc/compare). Not where something else is preloaded, or where the loader would take the
+    path for several.
     """
-    if os.environ.get("LD_PRELOAD") or {" ", ":"} & set(str(HEAP)):
-        return {}
-    return {"LD_PRELOAD": str(HEAP), "FOUNDRY_HEAP_HALF": str(half), "PYTHONMALLOC": "malloc"}
+    given = {"LD_BIND_NOW": "1"}
+    if half is None or os.environ.get("LD_PRELOAD") or {" ", ":"} & set(str(HEAP)):
+        return given
+    given |= {"LD_PRELOAD": str(HEAP), "FOUNDRY_HEAP_HALF": str(half), "PYTHONMALLOC": "malloc"}
+    return given
+
+
+def give_back() -> None:
+    """Have this process's environment as the user has it, without what `apart` gave.
+
+    The loader, the allocator and Python have read it; a compiler or another program that this one
+    starts may not work with it.
+    """
+    for name, value in json.loads(os.environ.pop(_GIVEN, "{}")).items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A process, what it says, where it lies, and what it was started with."""
+
+    process: subprocess.Popen[bytes]
+    said: IO[bytes]
+    slides: Slides
+    other: Slides
+    own: Mapping[str, str]
+    given: Mapping[str, str]
 
 
 class Elsewhere:
@@ -89,11 +125,17 @@ class Elsewhere:
     Leaving the `with` block ends what still runs.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], folder: Path, say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """`say` is told where one has to run once more."""
         self._command = list(command)
         self.folder = folder
+        self._say = say
+        self._as_it_is = False
+        """Whether processes are started in the user's environment: they fail in another one."""
         self._undo = Undo()
-        self._running: dict[str, tuple[subprocess.Popen[bytes], IO[bytes]]] = {}
+        self._running: dict[str, _Run] = {}
 
     def __enter__(self) -> Elsewhere:
         return self
@@ -109,7 +151,7 @@ class Elsewhere:
         """
         # Apart from the first, not from this one: what both have in common is no chance.
         first = self._run_first()
-        self._start("moved", first, {MOVED: "1"} | heap(1))
+        self._start("moved", first, {MOVED: "1"}, half=1)
 
     def again(self) -> Capture:
         """What the first stored."""
@@ -134,37 +176,60 @@ class Elsewhere:
         return self._more("between", "2")
 
     def _run_first(self) -> Slides:
-        slides = self._start("again", Slides.of(), heap(0))
-        self._end("again")
-        return slides
+        self._start("again", Slides.of(), {}, half=0)
+        return self._end("again").slides
 
     def _more(self, name: str, rows: str) -> Capture:
-        self._start(name, Slides.of(), {GROWN: rows})
+        self._start(name, Slides.of(), {GROWN: rows}, half=None)
         self._end(name)
         return load(self.folder / name)
 
-    def _start(self, name: str, other: Slides, environment: Mapping[str, str]) -> Slides:
+    def _start(self, name: str, other: Slides, own: Mapping[str, str], half: int | None) -> None:
         """Start the process `name` apart from where another one lies or lay."""
         said = TemporaryFile()  # noqa: SIM115 (closed by the undo)
         self._undo.push(said.close)
-        # The loader looks a function up at its first call otherwise, and leaves addresses behind.
-        own = {STORE: str(self.folder / name), "FOUNDRY_CACHE": "", "LD_BIND_NOW": "1"}
-        own |= environment
+        given = {} if self._as_it_is else apart(half)
+        before = json.dumps({variable: os.environ.get(variable) for variable in given})
+        environment = os.environ | {STORE: str(self.folder / name), "FOUNDRY_CACHE": ""}
+        environment |= {**own, **given, _GIVEN: before}
 
         def start() -> subprocess.Popen[bytes]:
-            return subprocess.Popen(self._command, env=os.environ | own, stdout=said, stderr=said)
+            return subprocess.Popen(self._command, env=environment, stdout=said, stderr=said)
 
         process, slides = start_apart(start, other)
         self._undo.push(partial(_kill, process))
-        self._running[name] = process, said
-        return slides
+        self._running[name] = _Run(process, said, slides, other, own, given)
 
-    def _end(self, name: str) -> None:
-        process, said = self._running[name]
-        code = process.wait()
-        if code:
-            said.seek(0)
-            raise FoundryError(_problem(said.read().decode(errors="replace").strip(), name, code))
+    def _end(self, name: str) -> _Run:
+        """The process `name`, which has ended well; once more as it is, where that may help.
+
+        FoundryError where it failed.
+        """
+        run = self._running[name]
+        code = run.process.wait()
+        if not code:
+            return run
+        run.said.seek(0)
+        said = run.said.read().decode(errors="replace").strip()
+        if not (run.given and _may_be_ours(code, said)):
+            raise FoundryError(_problem(said, name, code))
+        self._say(
+            f"the capture to compare with ended with exit status {code} in an environment with"
+            f" {', '.join(run.given)}; it runs once more without, and two bundles of this program"
+            " may differ in bytes that mean nothing"
+        )
+        self._as_it_is = True
+        self._start(name, run.other, run.own, half=None)
+        return self._end(name)
+
+
+def _may_be_ours(code: int, said: str) -> bool:
+    """Whether a process that ended so might not have without what `apart` gave.
+
+    What else a program fails for it would fail for again, and its user would wait twice.
+    """
+    crashes = code in {-number for number in _CRASHES} | {128 + number for number in _CRASHES}
+    return crashes or any(refusal in said for refusal in _REFUSALS)
 
 
 def _problem(said: str, name: str, code: int) -> str:

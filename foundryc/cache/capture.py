@@ -57,7 +57,7 @@ def capture_now(request: Request, path: Path) -> None:
         if request.relocate and store() is None:
             folder = closing.enter_context(TemporaryDirectory(prefix=".capture-", dir=path.parent))
             command = (*_COMMAND, "-o", str(path), *request.command)
-            elsewhere = closing.enter_context(Elsewhere(command, Path(folder)))
+            elsewhere = closing.enter_context(Elsewhere(command, Path(folder), note))
             update(0, "in another process, to compare")
             elsewhere.begin()
         recorder = Recorder(

@@ -6,6 +6,7 @@
 // (1): of pointers to the same thing, or to the same place in it, the lowest bytes differ.
 #include <dlfcn.h>
 #include <malloc.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
@@ -42,12 +43,14 @@ constexpr size_t more(size_t alignment) { return sizeof(Header) + 2 * alignment;
 
 bool odd() {
     static std::atomic<int> half{-1};  // any thread finds the same
-    if (half.load(std::memory_order_relaxed) < 0) {
+    int known = half.load(std::memory_order_relaxed);
+    if (known < 0) {
+        if (!environ) return false;  // the loader allocates before it is there
         const char* value = std::getenv("FOUNDRY_HEAP_HALF");
-        if (!value) return false;  // the environment may not be there yet
-        half.store(value[0] == '1', std::memory_order_relaxed);
+        known = value && value[0] == '1';
+        half.store(known, std::memory_order_relaxed);
     }
-    return half.load(std::memory_order_relaxed) == 1;
+    return known == 1;
 }
 
 Header* header_of(void* allocation) {
@@ -55,12 +58,16 @@ Header* header_of(void* allocation) {
     return header->mark == (MARK ^ reinterpret_cast<uintptr_t>(allocation)) ? header : nullptr;
 }
 
-// `whole` has room for more(alignment) than `size`.
-void* place(void* whole, size_t size, size_t alignment) {
-    if (!whole) return nullptr;
+// Where an allocation begins in `whole`, which has room for more(alignment) beside it.
+uintptr_t begin(void* whole, size_t alignment) {
     uintptr_t at = reinterpret_cast<uintptr_t>(whole) + sizeof(Header);
     at = (at + alignment - 1) & ~(alignment - 1);
-    if (((at & alignment) != 0) != odd()) at += alignment;
+    return ((at & alignment) != 0) == odd() ? at : at + alignment;
+}
+
+void* place(void* whole, size_t size, size_t alignment) {
+    if (!whole) return nullptr;
+    const uintptr_t at = begin(whole, alignment);
     auto* placed = reinterpret_cast<void*>(at);
     static_cast<Header*>(placed)[-1] = {whole, size, MARK ^ at};
     return placed;
@@ -96,17 +103,29 @@ EXPORTED void free(void* allocation) {
 }
 
 EXPORTED void* realloc(void* allocation, size_t size) {
-    Header* header = allocation ? header_of(allocation) : nullptr;
-    if (allocation && !header) return __libc_realloc(allocation, size);
-    if (allocation && size == 0) {
+    if (!allocation) return malloc(size);
+    Header* header = header_of(allocation);
+    if (!header) return __libc_realloc(allocation, size);
+    if (size == 0) {
         free(allocation);
         return nullptr;
     }
-    void* moved = malloc(size);
-    if (!moved || !header) return moved;
-    std::memcpy(moved, allocation, header->size < size ? header->size : size);
-    free(allocation);
-    return moved;
+    if (size > PTRDIFF_MAX - more(SMALLEST)) return too_large();
+    const size_t kept = header->size < size ? header->size : size;
+    const size_t within = static_cast<char*>(allocation) - static_cast<char*>(header->whole);
+    if (within > more(SMALLEST)) {  // more than is left in front below: it was aligned to more
+        void* moved = malloc(size);
+        if (!moved) return nullptr;
+        std::memcpy(moved, allocation, kept);
+        free(allocation);
+        return moved;
+    }
+    // The C library knows how to let large ones grow without a copy.
+    void* whole = __libc_realloc(header->whole, size + more(SMALLEST));
+    if (!whole) return nullptr;
+    const uintptr_t at = begin(whole, SMALLEST);
+    std::memmove(reinterpret_cast<void*>(at), static_cast<char*>(whole) + within, kept);
+    return place(whole, size, SMALLEST);
 }
 
 EXPORTED void* memalign(size_t alignment, size_t size) { return aligned(alignment, size); }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from foundryc.elsewhere import heap
+from foundryc.elsewhere import Elsewhere, apart
 
 TRIED = """
 import ctypes, errno, json, os, random
@@ -108,7 +109,7 @@ def run(script: str, environment: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("half", [0, 1])
 def test_any_program_may_use_it(half: int) -> None:
-    told = json.loads(run(TRIED, {**heap(half), "SEED": str(half)}))
+    told = json.loads(run(TRIED, {**apart(half), "SEED": str(half)}))
     assert told == {
         "halves": [bool(half)], "objects": [16 * half], "wrong": [], "grown": True, "freed": None,
         "too_large": [None] * 5, "errno": True, "not_a_power": [22, 22], "unchanged": 1,
@@ -131,14 +132,58 @@ with concurrent.futures.ThreadPoolExecutor(8) as pool:
 
 
 def test_threads_share_it() -> None:
-    assert run(THREADS, heap(0)) == run(THREADS, heap(1)) == run(THREADS, {})
+    assert run(THREADS, apart(0)) == run(THREADS, apart(1)) == run(THREADS, {})
 
 
 def test_nothing_is_preloaded_beside_another_allocator(monkeypatch) -> None:
     monkeypatch.setenv("LD_PRELOAD", "libjemalloc.so.2")
-    assert heap(0) == {}
+    assert apart(0) == {"LD_BIND_NOW": "1"}
 
 
 def test_nothing_is_preloaded_where_the_loader_would_split_the_path(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("foundryc.elsewhere.HEAP", tmp_path / "a folder" / "libfoundryheap.so")
-    assert heap(0) == {}
+    assert apart(0) == {"LD_BIND_NOW": "1"}
+
+
+LAZY = """
+import ctypes, os, sys
+loaded = ctypes.CDLL(None, use_errno=True)
+loaded.dlopen.argtypes, loaded.dlopen.restype = [ctypes.c_char_p, ctypes.c_int], ctypes.c_void_p
+loaded.dlerror.restype = ctypes.c_char_p
+if not loaded.dlopen(sys.argv[1].encode(), os.RTLD_LAZY):
+    sys.exit(loaded.dlerror().decode())
+"""
+
+
+def test_a_library_that_lacks_what_nobody_calls_can_be_loaded(tmp_path) -> None:
+    compiler = shutil.which("cc") or pytest.skip("no C compiler")
+    source, library = tmp_path / "lacks.c", tmp_path / "lacks.so"
+    source.write_text("void is_nowhere(void); void calls(void) { is_nowhere(); }")
+    lazy = ["-shared", "-fPIC", "-Wl,-z,lazy", "-o"]
+    subprocess.run([compiler, str(source), *lazy, str(library)], check=True)
+    said: list[str] = []
+    command = [sys.executable, "-c", LAZY, str(library)]
+    with Elsewhere(command, tmp_path, said.append) as others:
+        others.begin()
+    assert len(said) == 1 and "LD_BIND_NOW" in said[0]
+
+
+GROWN = """
+import ctypes, os, random
+libc = ctypes.CDLL(None)
+libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+libc.realloc.argtypes, libc.realloc.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_void_p
+size = 256 << 20
+grown = libc.malloc(size)
+ctypes.memset(grown, 7, size)
+grown = libc.realloc(grown, size + (1 << 20))
+assert ctypes.string_at(grown + size - 9, 9) == bytes([7]) * 9
+assert bool(grown & 16) == (os.environ["FOUNDRY_HEAP_HALF"] == "1")
+with open("/proc/self/status") as status:
+    print(*[line.split()[1] for line in status if line.startswith("VmHWM:")])
+"""
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_a_large_allocation_grows_without_a_second_one(half: int) -> None:
+    assert int(run(GROWN, apart(half))) < 400 << 10  # KiB

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from foundryc.capture_file import load
-from foundryc.elsewhere import Elsewhere
+from foundryc.elsewhere import Elsewhere, give_back
 from foundryrt.errors import FoundryError
 
 CHILD = """
@@ -34,11 +35,15 @@ def elsewhere(
 ) -> Elsewhere:
     script = folder / "child.py"
     script.write_text(CHILD.format(again=again, moved=moved, grown=grown))
-    return Elsewhere([sys.executable, str(script), "an argument"], folder)
+    return Elsewhere([sys.executable, str(script), "an argument"], folder, SAID.append)
+
+
+SAID: list[str] = []
 
 
 @pytest.fixture(autouse=True)
 def checkout(monkeypatch):
+    SAID.clear()
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
 
@@ -78,9 +83,69 @@ def test_what_a_failing_one_said_is_passed_on(tmp_path, which, said, told):
         others.grown()
 
 
+FAILS_IN_OURS = """
+import os
+if "LD_BIND_NOW" in os.environ:
+    {}
+"""
+
+
+@pytest.mark.parametrize("which", ["again", "moved", "grown"])
+@pytest.mark.parametrize(
+    "end",
+    ["os.abort()", "os._exit(139)", "sys.exit('a.so: undefined symbol: f')",
+     "sys.exit('Fatal Python error: preconfig_init_allocator: PYTHONMALLOC: unknown allocator')"],
+)  # fmt: skip
+def test_one_that_fails_in_our_environment_runs_in_the_users(tmp_path, which, end):
+    fails = {which: FAILS_IN_OURS.format(end).replace("\n", "\n    ")}
+    with elsewhere(tmp_path, **fails) as others:
+        others.begin()
+        assert others.moved().graphs and others.again().graphs and others.grown().graphs
+    assert len(SAID) == 1  # the others are not tried there
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "sys.exit(1)", "sys.exit('no')"])
+def test_one_that_fails_for_its_own_reasons_runs_once(tmp_path, end):
+    counted = f"import os; open({str(tmp_path / 'runs')!r}, 'a').write('x'); {end}"
+    with elsewhere(tmp_path, again=counted) as others, pytest.raises(FoundryError):
+        others.begin()
+    assert (tmp_path / "runs").read_text() == "x" and SAID == []
+
+
+def test_one_that_fails_in_both_environments_says_why(tmp_path):
+    with (
+        elsewhere(tmp_path, again="import os; print('whatever', flush=True); os.abort()") as others,
+        pytest.raises(FoundryError, match="exit status -6: whatever"),
+    ):
+        others.begin()
+    assert len(SAID) == 1
+
+
+def test_what_a_program_starts_has_the_users_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONMALLOC", "debug")
+    monkeypatch.delenv("LD_BIND_NOW", raising=False)
+    before = (
+        "import os; from foundryc.elsewhere import give_back; "
+        "assert os.environ['PYTHONMALLOC'] == 'malloc' and 'LD_BIND_NOW' in os.environ; "
+        "give_back(); assert os.environ['PYTHONMALLOC'] == 'debug'; "
+        "assert not {'LD_PRELOAD', 'LD_BIND_NOW', 'FOUNDRY_HEAP_HALF', 'FOUNDRY_GIVEN'}"
+        " & set(os.environ)"
+    )
+    with elsewhere(tmp_path, again=before, moved=before) as others:
+        others.begin()
+        others.moved()
+
+
+def test_without_anything_given_nothing_is_given_back(monkeypatch):
+    monkeypatch.setenv("LD_BIND_NOW", "1")
+    kept = dict(os.environ)
+    give_back()
+    assert dict(os.environ) == kept
+
+
 def test_one_that_still_runs_is_ended(tmp_path):
     with elsewhere(tmp_path, moved="time.sleep(600)") as others:
         others.begin()
-        process, _ = others._running["moved"]
+        process = others._running["moved"].process
         assert process.poll() is None
     assert process.returncode == -9
