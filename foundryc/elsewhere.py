@@ -35,6 +35,8 @@ from foundryrt.undo import Undo
 STORE, MOVED, GROWN = "FOUNDRY_STORE", "FOUNDRY_MOVED", "FOUNDRY_GROWN"
 _GIVEN = "FOUNDRY_GIVEN"
 """Variables that a process was started with to lie apart, as JSON: what the user has of each."""
+FILLS = 0, 0xA5, 0x5A
+"""What is unused of the stack is filled with: of the bundle's capture, and of the two others."""
 _SHOWN = 2000
 _CRASHES = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
 _REFUSALS = ("undefined symbol", "LD_PRELOAD", "PYTHONMALLOC")
@@ -67,7 +69,7 @@ def fill() -> int:
 
     Another one in each of the captures that are compared: what is left of it is noise.
     """
-    return 0 if store() is None else 0x5A if moved() else 0xA5
+    return FILLS[0 if store() is None else 2 if moved() else 1]
 
 
 def calls_ahead() -> int:

@@ -7,12 +7,15 @@ from collections.abc import Callable
 import numpy as np
 
 from foundryc.compare.regions import Index, Mask, Regions
+from foundryc.elsewhere import FILLS
 from foundryc.template import Words
 
 _HOST_LOWEST, _HOST_END = np.uint64(0x5500), np.uint64(0x8000)
 """Upper halves of the addresses where Linux puts programs, their heaps, libraries and stacks."""
 _FLAGGED = np.array([0x5501, 0x5601, 0x7E01, 0x7F01], np.uint64)
 """Of programs and libraries, with a flag set over the lower byte."""
+_FILLED = np.array([fill * 0x101 for fill in FILLS], np.uint64)[:, None]
+"""Two bytes of what the captures' stacks are filled with."""
 
 
 def bytes_of_host_addresses(
@@ -20,25 +23,29 @@ def bytes_of_host_addresses(
 ) -> Mask:
     """Which bytes of the words `at` belong to addresses on the host, bool [n, 8].
 
-    `equal`, bool [n, 8], are those that all captures have in common. Captures are made in processes
-    that lie apart in every random byte (foundryc/slides.py), so such a byte is a value, as a
-    struct's last one before a gap in which half an address was left. Not so the highest byte of an
-    address, of which there are few, nor the upper half of one that points to memory of its process;
-    and of one that points to one place in a library, only the lowest byte may be a value: in the
-    second, all processes may be alike. For libraries are put at multiples of large pages, or next
-    to one that is. What is left of an address above a flag is noise, or it would be the value
-    32513, or another as odd, behind noise; it has been there and not been there.
+    `equal`, bool [n, 8], are those that all captures have in common. The processes lie apart in
+    every random byte (foundryc/slides.py), so such a byte is a value, such as a struct's last one
+    before a gap in which half an address was left. These are none:
+
+    - the highest byte of an address, for there are few;
+    - the upper half of an address of what the process had mapped;
+    - of one place in a small library, all but the lowest byte: where the library lies next to one
+      at a multiple of large pages, the second is alike, and it does not lie there in all processes.
+      So the second byte of a value of two is lost in front of what is left of such an address;
+    - the bytes of an address above a flag, which may have been left there or not. So a value of 4
+      bytes that is one of _FLAGGED loses its second byte behind what is left of an address.
     """
     upper, lower, elsewhere = _halves_of_host_addresses(values, at, may_be_gap)
     pointers = _pointers_into_process(values, at, regions, may_be_gap)
     byte = np.arange(8)
-    may_be_value = equal & np.where(regions.in_one_library(values)[:, None], byte < 1, byte < 4)
+    may_be_value = equal & np.where(
+        regions.in_one_small_library(values)[:, None], byte < 1, byte < 4
+    )
     found: Mask = np.repeat(upper, 4, axis=1) & ~(equal & (byte % 4 == 0))
     found |= np.repeat(lower, 4, axis=1) & ~equal
     found |= np.repeat(elsewhere, 4, axis=1)
     found |= pointers[:, None] & ~may_be_value
-    flagged = in_all(np.isin(values >> np.uint64(32), _FLAGGED)) & _lower_differ(values)
-    found |= flagged[:, None] & (byte > 4)
+    found |= _flagged(values)[:, None] & (byte > 4)
     return found
 
 
@@ -80,6 +87,20 @@ def _pointers_into_process(
     found: Mask = differ & (high | low) & regions.in_process(values)
     some = np.flatnonzero(found & low)
     found[some] = may_be_gap(at[some])
+    return found
+
+
+def _flagged(values: Words) -> Mask:
+    """Which of uint64 [3, n] may be addresses of programs and libraries with a flag set in them.
+
+    Of the lower half the upper two bytes differ then. The fill of a stack there is no address.
+    """
+    within = values >> np.uint64(16) & np.uint64(0xFFFF)
+    found: Mask = in_all(np.isin(values >> np.uint64(32), _FLAGGED))
+    found &= ~in_all(within == _FILLED)
+    for one, other in ((0, 1), (1, 2)):
+        differ = within[one] ^ within[other]
+        found &= (differ & np.uint64(0xFF) != 0) & (differ >> np.uint64(8) != 0)
     return found
 
 

@@ -19,7 +19,7 @@ Audit = npt.NDArray[np.int16]
 _SPAN = 1 << 42
 """Foreign regions begin at a multiple of this, behind the arena and at least this far from it."""
 _PAGE = 2 << 20
-"""Bytes that are mapped at a time."""
+"""Bytes that are mapped at a time, on the device; large pages of the host have as many."""
 _ALIGNMENTS = (_PAGE, 256, 16)
 """Bytes: of a page, of what the driver gives out, of what a bundle may hold."""
 _NOWHERE = np.uint64(1 << 63)
@@ -90,12 +90,17 @@ class Regions:
         found: Mask = (begins != _NOWHERE).all(axis=0)
         return found
 
-    def in_one_library(self, words: Words) -> Mask:
-        """Which point equally far into equally large mappings, as of a library's code, [n]."""
+    def in_one_small_library(self, words: Words) -> Mask:
+        """Which point equally far into equally large mappings, as of a small library's code, [n].
+
+        Not into those of a page of 2 MiB or more: where Linux puts these at multiples of it, it
+        does so in every process.
+        """
         begins, sizes = self._mappings(words)
         within = words - begins
         found: Mask = (begins != _NOWHERE).all(axis=0)
         found &= (within == within[0]).all(axis=0) & (sizes == sizes[0]).all(axis=0)
+        found &= sizes[0] < _PAGE
         return found
 
     def _mappings(self, words: Words) -> tuple[Words, Words]:
