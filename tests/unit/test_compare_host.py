@@ -100,8 +100,13 @@ def left(kind: str, place: int, seed: int) -> Left:
         return tuple(begin + place for begin in begins), spans  # type: ignore[return-value]
     pages = random.permutation(16)[:3] << 12  # these lie at multiples of pages, and grow unlike
     within = 16 * random.permutation(15)[:3]
-    spans = [[(begin, begin + size)] for begin, size in zip(begins, (1 << 20, 2 << 20, 3 << 20))]
-    words = [b + (place & 0xF0F) + int(p) + int(w) for b, p, w in zip(begins, pages, within)]
+    spans = [
+        [(begin, begin + size)]
+        for begin, size in zip(begins, (1 << 20, 2 << 20, 3 << 20), strict=True)
+    ]
+    words = [
+        b + (place & 0xF0F) + int(p) + int(w) for b, p, w in zip(begins, pages, within, strict=True)
+    ]
     return tuple(words), spans  # type: ignore[return-value]
 
 
