@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from foundryc.cache.digests import of_code, of_file
+from foundryc.home import without_home
 from foundryc.installed import version
 from foundryc.workload import CaptureWorkload, WithInputs
 from foundryrt.bundle.schema import FORMAT_VERSION
@@ -67,7 +68,7 @@ def gather(
     }
     for setting, value in dataclasses.asdict(settings).items():
         if setting not in inputs:
-            parts[f"setting.{setting}"] = json.dumps(value)
+            parts[f"setting.{setting}"] = json.dumps(_without_name(value))
     for setting, files in inputs.items():
         for path in files:
             # A file's own name counts: weight recipes find files by it. Its folder does not.
@@ -76,6 +77,13 @@ def gather(
                 raise UsageError(f"--{setting}: two files are named {path.name}")
             parts[part] = of_file(path)
     return parts
+
+
+def _without_name(value: object) -> object:
+    """A setting, or the digest of one that says whose home folder it is in: bundles keep parts."""
+    if not isinstance(value, str) or without_home(value) == value:
+        return value
+    return f"sha256:{hashlib.sha256(value.encode()).hexdigest()}"
 
 
 def differences(a: Mapping[str, str], b: Mapping[str, str]) -> dict[str, tuple[str, str]]:

@@ -65,6 +65,18 @@ def test_every_part_counts(model: Path, target: str) -> None:
     assert needed <= set(base)
 
 
+def test_no_part_names_a_home_folder(tmp_path: Path, monkeypatch) -> None:
+    def made(folder: str) -> dict[str, str]:
+        place = env.environment("cuda", env.profile("h100-sxm"))
+        return gather("demo", ModuleType("demo"), Settings(folder), place, target="cuda")
+
+    monkeypatch.setenv("HOME", str(tmp_path / "somebody"))
+    one, other = (made(str(tmp_path / "somebody" / name)) for name in ("net", "other"))
+    assert "somebody" not in json.dumps(one)
+    assert list(differences(one, other)) == ["setting.model"]
+    assert made("/net")["setting.model"] == '"/net"'
+
+
 def test_the_same_in_another_folder(model: Path, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere" / "copy"
     shutil.copytree(model, other)
