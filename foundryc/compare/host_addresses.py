@@ -29,8 +29,8 @@ def bytes_of_host_addresses(
 
     - the highest byte of an address, for there are few;
     - the upper half of an address of what the process had mapped;
-    - of one place in a small library, all but the lowest byte: where the library lies next to one
-      at a multiple of large pages, the second is alike, and it does not lie there in all processes.
+    - of one place in a library, all but the lowest byte: where a small one lies next to one at a
+      multiple of large pages, the second is alike, and it does not lie there in all processes.
       So the second byte of a value of two is lost in front of what is left of such an address;
     - the bytes of an address above a flag, which may have been left there or not. So a value of 4
       bytes that is one of _FLAGGED loses its second byte behind what is left of an address.
@@ -38,9 +38,7 @@ def bytes_of_host_addresses(
     upper, lower, elsewhere = _halves_of_host_addresses(values, at, may_be_gap)
     pointers = _pointers_into_process(values, at, regions, may_be_gap)
     byte = np.arange(8)
-    may_be_value = equal & np.where(
-        regions.in_one_small_library(values)[:, None], byte < 1, byte < 4
-    )
+    may_be_value = equal & np.where(regions.in_one_library(values)[:, None], byte < 1, byte < 4)
     found: Mask = np.repeat(upper, 4, axis=1) & ~(equal & (byte % 4 == 0))
     found |= np.repeat(lower, 4, axis=1) & ~equal
     found |= np.repeat(elsewhere, 4, axis=1)

@@ -90,18 +90,16 @@ class Regions:
         found: Mask = (begins != _NOWHERE).all(axis=0)
         return found
 
-    def in_one_small_library(self, words: Words) -> Mask:
-        """Which point equally far into equally large mappings, as of a small library's code, [n].
+    def in_one_library(self, words: Words) -> Mask:
+        """Which point equally far into equally large mappings, as of a library's code, [n].
 
-        Not into those of a page of 2 MiB or more: where Linux puts these at multiples of it, it
-        does so in every process.
+        Not into large ones that lie alike in their pages of 2 MiB: Linux puts these at multiples
+        of it in every process, so what such words have in common is no chance.
         """
         begins, sizes = self._mappings(words)
-        within = words - begins
         found: Mask = (begins != _NOWHERE).all(axis=0)
-        found &= (within == within[0]).all(axis=0) & (sizes == sizes[0]).all(axis=0)
-        found &= sizes[0] < _PAGE
-        return found
+        found &= _alike(words - begins) & _alike(sizes)
+        return found & ~((sizes[0] >= _PAGE) & _alike(begins % np.uint64(_PAGE)))
 
     def _mappings(self, words: Words) -> tuple[Words, Words]:
         """Where the mapping begins that each of uint64 [3, n] points into, and how large it is."""
@@ -120,6 +118,12 @@ class Regions:
         for base, size in zip(self.bases[capture], self.sizes, strict=True):
             found |= (upper >= base >> np.uint64(32)) & (upper <= (base + size) >> np.uint64(32))
         return found
+
+
+def _alike(values: Words) -> Mask:
+    """What is the same in all captures, uint64 [3, n] to bool [n]."""
+    same: Mask = (values == values[0]).all(axis=0)
+    return same
 
 
 def audited(table: GraphTable) -> Audit:

@@ -65,6 +65,9 @@ def test_a_value_of_two_bytes_is_kept_before_what_is_left_of_a_place_in_a_large_
     spans = [[(begin, begin + (40 << 20))] for begin in begins]
     values = begins[0] + 0x123F80, begins[1] + 0x123F80, begins[2] + 0x123F80
     assert settled(values, spans) == 0x3F80
+    # One that lies otherwise in the third process is at no such multiple.
+    spans[2] = [(begins[2] + 0x10000, begins[2] + 0x10000 + (40 << 20))]
+    assert settled((*values[:2], values[2] + 0x10000), spans) == 0x80
 
 
 @pytest.mark.parametrize("value", [0x7F01, 0x7E01, 0x5501, 0x5601])
@@ -197,4 +200,4 @@ def test_pointers_are_those_in_every_process(ends, values, moved) -> None:
     assert regions.in_process(words).tolist() == wanted
     found = [{(v - s, e - s) for own in maps for s, e in own if s <= v < e} for v in values]
     same = [all_in and len(one) == 1 for all_in, one in zip(wanted, found, strict=True)]
-    assert regions.in_one_small_library(words).tolist() == same
+    assert regions.in_one_library(words).tolist() == same
