@@ -35,12 +35,18 @@ class Slides:
 
     @classmethod
     def of(cls, process: int | str = "self") -> Slides:
-        """Those of a process of this user, as soon as it runs its program."""
+        """Those of a process of this user, as soon as it runs its program.
+
+        None is known where nobody may see them, as of a program with capabilities of its own.
+        """
         folder = Path("/proc") / str(process)
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            lines = (folder / "maps").read_text().splitlines()
+        except PermissionError:
+            return cls(0, 0, 0, 0)
         # Behind the command, which may hold any letter, comes the third field of proc(5).
-        fields = ["", "", "", *(folder / "stat").read_text().rpartition(")")[2].split()]
-        program, stack, heap = (int(fields[number]) for number in (26, 28, 47))
-        lines = (folder / "maps").read_text().splitlines()
+        program, stack, heap = (int(fields[number - 3]) for number in (26, 28, 47))
         # The loader is there first; later libraries may be put at a multiple of large pages.
         loaders = [int(line.split("-")[0], 16) for line in lines if "/ld-" in line]
         if not program >> 32:  # It is where it was linked for; its heap lies some way behind it.

@@ -137,3 +137,24 @@ def test_a_process_is_started_until_it_lies_apart() -> None:
 def ended(process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
     process.wait()
     return process
+
+
+def test_a_process_that_nobody_may_see_is_started_once(monkeypatch) -> None:
+    """As of an interpreter with capabilities: Linux shows its maps to root alone."""
+
+    def refused(path: Path) -> str:
+        if path.name == "maps":
+            raise PermissionError(path)
+        return Path.read_bytes(path).decode()
+
+    here = Slides.of()
+    monkeypatch.setattr(Path, "read_text", refused)
+    started = []
+
+    def start() -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+        return started[-1]
+
+    process, slides = start_apart(start, here)
+    process.communicate(b"\n")
+    assert process.returncode == 0 and len(started) == 1 and slides == Slides(0, 0, 0, 0)
