@@ -29,7 +29,9 @@ void __libc_free(void*);
 namespace {
 
 constexpr size_t SMALLEST = 16, LARGEST = 128;  // alignments that show in the lowest byte
-constexpr uint64_t MARK = 0x8c1f3a5e7d92b604;
+// Its lowest bits are those by which the C library knows memory that it mapped for one allocation: a library
+// that was loaded to call its free() by itself (RTLD_DEEPBIND) ends there with a message, not in another arena.
+constexpr uint64_t MARK = 0x8c1f3a5e7d92b602;
 
 // Lies in front of each allocation; others, aligned to more than LARGEST, are the C library's as they are.
 struct Header {

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -155,17 +156,47 @@ if not loaded.dlopen(sys.argv[1].encode(), os.RTLD_LAZY):
 """
 
 
-def test_a_library_that_lacks_what_nobody_calls_can_be_loaded(tmp_path) -> None:
+def compiled(folder: Path, code: str) -> Path:
     compiler = shutil.which("cc") or pytest.skip("no C compiler")
-    source, library = tmp_path / "lacks.c", tmp_path / "lacks.so"
-    source.write_text("void is_nowhere(void); void calls(void) { is_nowhere(); }")
-    lazy = ["-shared", "-fPIC", "-Wl,-z,lazy", "-o"]
-    subprocess.run([compiler, str(source), *lazy, str(library)], check=True)
+    source, library = folder / "library.c", folder / "library.so"
+    source.write_text(code)
+    command = [compiler, str(source), "-shared", "-fPIC", "-Wl,-z,lazy", "-o", str(library)]
+    subprocess.run(command, check=True)
+    return library
+
+
+def test_a_library_that_lacks_what_nobody_calls_can_be_loaded(tmp_path) -> None:
+    library = compiled(tmp_path, "void is_nowhere(void); void calls(void) { is_nowhere(); }")
     said: list[str] = []
     command = [sys.executable, "-c", LAZY, str(library)]
     with Elsewhere(command, tmp_path, said.append) as others:
         others.begin()
     assert len(said) == 1 and "LD_BIND_NOW" in said[0]
+
+
+DEEP = """
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+void give_and_take(void) { char* text; if (asprintf(&text, "%d", 5) > 0) free(text); }
+"""
+BOUND = """
+import ctypes, os, sys
+ctypes.CDLL(sys.argv[1], mode=os.RTLD_DEEPBIND).give_and_take()
+"""
+
+
+def test_a_library_that_calls_the_c_librarys_allocator_by_itself_can_be_used(tmp_path) -> None:
+    command = [sys.executable, "-c", BOUND, str(compiled(tmp_path, DEEP))]
+    for half in (0, 1):  # the C library notices; it would look for an arena otherwise
+        ended = subprocess.run(
+            command, env=os.environ | apart(half), stderr=subprocess.PIPE, text=True, check=False
+        )
+        assert ended.returncode == -6 and "invalid pointer" in ended.stderr
+    said: list[str] = []
+    with Elsewhere(command, tmp_path, said.append) as others:
+        others.begin()
+    assert len(said) == 1 and "exit status -6" in said[0]
 
 
 GROWN = """
