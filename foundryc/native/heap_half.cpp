@@ -1,9 +1,9 @@
 // The allocator of a process that makes a capture to compare (foundryc/elsewhere.py), by LD_PRELOAD.
 //
-// What kernels' arguments hold besides values, such as pointers into the heap, is noise where captures differ,
-// and the lowest byte of such a pointer may be the same in all of them by chance. So all addresses given here
-// are even multiples of their alignment in one of these processes (FOUNDRY_HEAP_HALF=0) and odd ones in another
-// (1): of pointers to the same thing, or to the same place in it, the lowest bytes differ.
+// What kernels' arguments hold besides values, such as pointers into the heap, is noise where captures
+// differ, and the lowest byte of such a pointer may be the same in all of them by chance. So all addresses
+// given here are even multiples of their alignment in one of these processes (FOUNDRY_HEAP_HALF=0) and odd
+// ones in another (1): of pointers to the same thing, or to the same place in it, the lowest bytes differ.
 #include <dlfcn.h>
 #include <malloc.h>
 #include <unistd.h>
@@ -30,7 +30,8 @@ namespace {
 
 constexpr size_t SMALLEST = 16, LARGEST = 128;  // alignments that show in the lowest byte
 // Its lowest bits are those by which the C library knows memory that it mapped for one allocation: a library
-// that was loaded to call its free() by itself (RTLD_DEEPBIND) ends there with a message, not in another arena.
+// that was loaded to call its free() by itself (RTLD_DEEPBIND) ends there with a message, not in another
+// arena.
 constexpr uint64_t MARK = 0x8c1f3a5e7d92b602;
 
 // Lies in front of each allocation; others, aligned to more than LARGEST, are the C library's as they are.
@@ -100,7 +101,7 @@ EXPORTED void* calloc(size_t count, size_t each) {
 EXPORTED void free(void* allocation) {
     Header* header = allocation ? header_of(allocation) : nullptr;
     if (!header) return __libc_free(allocation);
-    header->mark = 0;  // another allocation may come to begin at the same address
+    header->mark = 0;  // freed once more, it is nothing that the C library knows
     __libc_free(header->whole);
 }
 

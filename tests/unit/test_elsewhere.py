@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from foundryc.capture_file import load
+from foundryc.cli import app
 from foundryc.elsewhere import Elsewhere, give_back
 from foundryrt.errors import FoundryError
 
@@ -134,6 +136,13 @@ def test_what_a_program_starts_has_the_users_environment(tmp_path, monkeypatch):
     with elsewhere(tmp_path, again=before, moved=before) as others:
         others.begin()
         others.moved()
+
+
+def test_a_capture_gives_it_back_before_anything_else(monkeypatch):
+    monkeypatch.setenv("LD_BIND_NOW", "1")
+    monkeypatch.setenv("FOUNDRY_GIVEN", '{"LD_BIND_NOW": null}')
+    assert CliRunner().invoke(app, ["capture", "is_nowhere.py"]).exit_code == 2
+    assert not {"LD_BIND_NOW", "FOUNDRY_GIVEN"} & set(os.environ)
 
 
 def test_without_anything_given_nothing_is_given_back(monkeypatch):
