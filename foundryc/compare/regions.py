@@ -99,7 +99,8 @@ class Regions:
         begins, sizes = self._mappings(words)
         found: Mask = (begins != _NOWHERE).all(axis=0)
         found &= _alike(words - begins) & _alike(sizes)
-        return found & ~((sizes[0] >= _PAGE) & _alike(begins % np.uint64(_PAGE)))
+        found &= ~((sizes[0] >= _PAGE) & _alike(begins % np.uint64(_PAGE)))
+        return found
 
     def _mappings(self, words: Words) -> tuple[Words, Words]:
         """Where the mapping begins that each of uint64 [3, n] points into, and how large it is."""
