@@ -91,14 +91,14 @@ def _pointers_into_process(
 def _flagged(values: Words) -> Mask:
     """Which of uint64 [3, n] may be addresses of programs and libraries with a flag set in them.
 
-    Of the lower half the upper two bytes differ then. The fill of a stack there is no address.
+    The highest byte of the lower half differs then, also of addresses in a thread's heap. The fill
+    of a stack there is no address.
     """
     within = values >> np.uint64(16) & np.uint64(0xFFFF)
+    highest = within >> np.uint64(8)
     found: Mask = in_all(np.isin(values >> np.uint64(32), _FLAGGED))
     found &= ~in_all(within == _FILLED)
-    for one, other in ((0, 1), (1, 2)):
-        differ = within[one] ^ within[other]
-        found &= (differ & np.uint64(0xFF) != 0) & (differ >> np.uint64(8) != 0)
+    found &= (highest[0] != highest[1]) & (highest[1] != highest[2])
     return found
 
 

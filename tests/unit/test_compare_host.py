@@ -154,6 +154,12 @@ def test_of_a_heap_in_the_lowest_places_what_all_have_is_kept(monkeypatch) -> No
     assert settled(flags, around(flags)) == 1  # type: ignore[arg-type]
 
 
+def test_what_is_left_of_an_address_in_a_threads_heap_goes_above_a_flag() -> None:
+    none: list[Spans] = [[], [], []]
+    there = 0x7F0148123450, 0x7F015C123450, 0x7F0164123450  # at multiples of 64 MiB
+    assert settled(there, none) == 0x100123450
+
+
 @pytest.mark.parametrize("value", [5, 32000])
 def test_a_value_is_kept_beside_half_a_pointer(value: int) -> None:
     """Of a pointer both halves would differ."""
