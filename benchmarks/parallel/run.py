@@ -28,7 +28,7 @@ from foundryrt.ranks.asked import gpu_numbers
 
 Save = Callable[[dict[str, Any]], None]
 STEPS = Path(__file__).parent / "steps"
-PARTS = ("allreduce", "decode", "capture", "profile")
+PARTS = ("allreduce", "killed", "decode", "capture", "profile")
 LIMIT = 180.0
 """Seconds of a step: one whose processes wait for each other for ever costs the others nothing."""
 SMALL = 256 << 10
@@ -68,9 +68,10 @@ def run(
         folder = Path(name)
         measured: list[tuple[str, Callable[[Save], None]]] = []
         for part in wanted:
-            if part == "allreduce":
-                one = partial(_allreduce, folder, ranks, gpus, largest)
-                measured.append((f"allreduce_{ranks}", one))
+            if part in ("allreduce", "killed"):
+                alone = {"allreduce": _allreduce, "killed": _killed}[part]
+                one = partial(alone, folder, ranks, gpus, largest)
+                measured.append((f"{part}_{ranks}", one))
                 continue
             measure = {"decode": _decode, "capture": _capture, "profile": _profile}[part]
             for model in geometries:
@@ -88,15 +89,15 @@ def run(
 
 def _allreduce(folder: Path, ranks: int, gpus: str, largest: int, save: Save) -> None:
     """Microseconds of an exchange inside a graph, by bytes; ours by kernel."""
-    bundle = folder / "exchanges.fdy"
-    _step("exchange_capture.py", bundle, ranks, largest)
-    own = _step("exchange_ours.py", bundle, gpus)["us"]
+    own = _step("exchange_ours.py", _exchanges(folder, ranks, largest), gpus)["us"]
     save({"us": own})
     nccl = _step("exchange_nccl.py", gpus, largest)["us"]
     # The model's choice: the kernel that adds a norm for few rows, the other one above.
     ours = {size: own.get(f"norm {size}", own[f"reduce {size}"]) for size in nccl}
     over = {size: ours[size] / nccl[size] for size in nccl}
-    found: dict[str, Any] = {"us": own, "nccl_us": nccl, "over_nccl": over}
+    found: dict[str, Any] = {
+        "us": own, "nccl_us": nccl, "over_nccl": over, "worst_over_nccl": max(over.values())
+    }  # fmt: skip
     for name, sizes in (
         ("small_over_nccl", [size for size in over if int(size) <= SMALL]),
         ("large_over_nccl", [size for size in over if int(size) > SMALL]),
@@ -104,6 +105,19 @@ def _allreduce(folder: Path, ranks: int, gpus: str, largest: int, save: Save) ->
         if sizes:
             found[name] = max(over[size] for size in sizes)
     save(found)
+
+
+def _exchanges(folder: Path, ranks: int, largest: int) -> Path:
+    """The bundle of exchanges."""
+    bundle = folder / "exchanges.fdy"
+    if not bundle.exists():
+        _step("exchange_capture.py", bundle, ranks, largest)
+    return bundle
+
+
+def _killed(folder: Path, ranks: int, gpus: str, largest: int, save: Save) -> None:
+    """Seconds until a command and all its ranks have ended, one of which is killed."""
+    save(_step("killed.py", _exchanges(folder, ranks, largest), ranks, gpus))
 
 
 def _decode(folder: Path, model: str, ranks: int, gpus: str, repeats: int, save: Save) -> None:

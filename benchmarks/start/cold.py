@@ -82,7 +82,7 @@ def kill_children(process: int) -> None:
     """Kill those that a process has started, and those that they have."""
     family, found = {process}, {process}
     while found:
-        found = {child for child, parent in _parents() if parent in family} - family
+        found = {child for child, parent in parents() if parent in family} - family
         _signal(found, signal.SIGSTOP)
         family |= found
     _signal(family - {process}, signal.SIGKILL)
@@ -94,7 +94,7 @@ def _signal(processes: set[int], number: int) -> None:
             os.kill(one, number)
 
 
-def _parents() -> Iterator[tuple[int, int]]:
+def parents() -> Iterator[tuple[int, int]]:
     """Each process, and which one has started it."""
     for place in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended

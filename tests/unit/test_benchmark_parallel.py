@@ -42,7 +42,7 @@ def test_a_step_that_does_not_end_is_killed_with_all_that_it_has_started(tmp_pat
 
 
 FAILS = """
-import sys, time
+import functools, sys, time
 from pathlib import Path
 from benchmarks.parallel.run import side_by_side
 from benchmarks.start.cold import process
@@ -52,7 +52,7 @@ def fail():
         time.sleep(0.02)
     raise SystemExit("no memory")
 
-side_by_side([partial(process, sys.executable, "-c", sys.argv[2], sys.argv[1]), fail])
+side_by_side([functools.partial(process, sys.executable, "-c", sys.argv[2], sys.argv[1]), fail])
 """
 
 
