@@ -12,21 +12,25 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-from typer import Option
+from typer import BadParameter, Option
 
-from benchmarks.device import gpu
+from benchmarks.device import check_gpus, gpu
 from benchmarks.report import RESULTS, Output, Report, chosen, say, today
 from benchmarks.start.cold import STEPS as START_STEPS
-from benchmarks.start.cold import process
+from benchmarks.start.cold import kill_children, process
+from foundryrt.ranks.asked import gpu_numbers
 
+Save = Callable[[dict[str, Any]], None]
 STEPS = Path(__file__).parent / "steps"
-PARTS = ("allreduce", "decode", "capture", "profile")
+PARTS = ("allreduce", "killed", "decode", "capture", "profile")
+LIMIT = 180.0
+"""Seconds of a step: one whose processes wait for each other for ever costs the others nothing."""
 SMALL = 256 << 10
 """Bytes up to which an all-reduce counts as small."""
 NAMES = {"qwen3-14b": "14B", "qwen3-32b": "32B", "qwen3-0.6b": "0.6B", "tiny": "tiny"}
@@ -43,47 +47,82 @@ def run(
     repeats: Annotated[int, Option(help="Starts, of which medians are taken.")] = 3,
     output: Output = RESULTS / "tp.json",
 ) -> None:
-    """Measure `ranks` processes together. Written after each part; others keep what they have."""
+    """Measure `ranks` processes together. Written as figures come; others are kept.
+
+    A part that fails keeps no other one from being measured; the benchmark then ends with 1.
+    """
     gpus = devices or ",".join(map(str, range(ranks)))
+    wanted, geometries = chosen(parts, PARTS, "--parts"), chosen(models, tuple(NAMES), "--models")
+    numbers = gpu_numbers(gpus)
+    if ranks < 2 or numbers is None or len(numbers) != ranks:
+        raise BadParameter(
+            f"{gpus}: for {ranks} ranks name as many GPUs, two at least", param_hint="--devices"
+        )
+    check_gpus(numbers)
     about = {
         "date": today(), "device": gpu(), "driver": gpu("driver_version"), "devices": gpus,
     }  # fmt: skip
     report = Report(output, about)
-    folder = Path(tempfile.mkdtemp())
-    try:
-        for part in chosen(parts, PARTS, "--parts"):
-            if part == "allreduce":
-                report.save(f"allreduce_{ranks}", _allreduce(folder, ranks, gpus, largest))
+    failed = False
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        measured: list[tuple[str, Callable[[Save], None]]] = []
+        for part in wanted:
+            if part in ("allreduce", "killed"):
+                alone = {"allreduce": _allreduce, "killed": _killed}[part]
+                one = partial(alone, folder, ranks, gpus, largest)
+                measured.append((f"{part}_{ranks}", one))
                 continue
             measure = {"decode": _decode, "capture": _capture, "profile": _profile}[part]
-            for model in chosen(models, tuple(NAMES), "--models"):
-                found = measure(folder, model, ranks, gpus, repeats)
-                report.save(f"{part}_{NAMES[model]}_{ranks}", found)
-    finally:
-        shutil.rmtree(folder)
+            for model in geometries:
+                one = partial(measure, folder, model, ranks, gpus, repeats)
+                measured.append((f"{part}_{NAMES[model]}_{ranks}", one))
+        for key, one in measured:
+            try:
+                one(partial(report.save, key))
+            except (SystemExit, subprocess.SubprocessError) as error:
+                say(f"{key}: {error}")
+                failed = True
+    if failed:
+        raise SystemExit(1)
 
 
-def _allreduce(folder: Path, ranks: int, gpus: str, largest: int) -> dict[str, Any]:
+def _allreduce(folder: Path, ranks: int, gpus: str, largest: int, save: Save) -> None:
     """Microseconds of an exchange inside a graph, by bytes; ours by kernel."""
-    bundle = folder / "exchanges.fdy"
-    _step("exchange_capture.py", bundle, ranks, largest)
-    own = _step("exchange_ours.py", bundle, gpus)["us"]
+    own = _step("exchange_ours.py", _exchanges(folder, ranks, largest), gpus)["us"]
+    save({"us": own})
     nccl = _step("exchange_nccl.py", gpus, largest)["us"]
     # The model's choice: the kernel that adds a norm for few rows, the other one above.
     ours = {size: own.get(f"norm {size}", own[f"reduce {size}"]) for size in nccl}
     over = {size: ours[size] / nccl[size] for size in nccl}
-    found: dict[str, Any] = {"us": own, "nccl_us": nccl, "over_nccl": over}
+    found: dict[str, Any] = {
+        "us": own, "nccl_us": nccl, "over_nccl": over, "worst_over_nccl": max(over.values())
+    }  # fmt: skip
     for name, sizes in (
         ("small_over_nccl", [size for size in over if int(size) <= SMALL]),
         ("large_over_nccl", [size for size in over if int(size) > SMALL]),
     ):
         if sizes:
             found[name] = max(over[size] for size in sizes)
-    return found
+    save(found)
 
 
-def _decode(folder: Path, model: str, ranks: int, gpus: str, repeats: int) -> dict[str, Any]:
+def _exchanges(folder: Path, ranks: int, largest: int) -> Path:
+    """The bundle of exchanges."""
+    bundle = folder / "exchanges.fdy"
+    if not bundle.exists():
+        _step("exchange_capture.py", bundle, ranks, largest)
+    return bundle
+
+
+def _killed(folder: Path, ranks: int, gpus: str, largest: int, save: Save) -> None:
+    """Seconds until a command and all its ranks have ended, one of which is killed."""
+    save(_step("killed.py", _exchanges(folder, ranks, largest), ranks, gpus))
+
+
+def _decode(folder: Path, model: str, ranks: int, gpus: str, repeats: int, save: Save) -> None:
     """Milliseconds of a decode step on one GPU and on all, by batch, and how all of them start."""
+    _floor(folder)  # where it cannot be made, that is known at once
     paths = _captured(folder, model, ranks, gpus)
     found: dict[str, Any] = {"model": model, "weights": "zeros, made on the device"}
     for world, path in paths.items():
@@ -101,15 +140,17 @@ def _decode(folder: Path, model: str, ranks: int, gpus: str, repeats: int) -> di
                 for step in runs[0]["timeline_ms"]
             },
         }
+        save(found)
     alone, together = (found[f"ranks_{world}"]["step_ms"] for world in paths)
     found["speedup"] = {batch: alone[batch] / together[batch] for batch in alone}
+    save(found)
     bare, seeing_all = [], []
     for _ in range(repeats):
         bare.append(_bare(folder, gpus.split(","), False))
         seeing_all.append(_bare(folder, gpus.split(","), True))
     found["bare_ms"], found["bare_seeing_all_ms"] = median(bare), median(seeing_all)
     found["first_launch_ratio"] = found[f"ranks_{ranks}"]["first_launch_ms"] / found["bare_ms"]
-    return found
+    save(found)
 
 
 def _captured(folder: Path, model: str, ranks: int, gpus: str) -> dict[int, Path]:
@@ -124,22 +165,23 @@ def _captured(folder: Path, model: str, ranks: int, gpus: str) -> dict[int, Path
     return paths
 
 
-def _profile(folder: Path, model: str, ranks: int, gpus: str, repeats: int) -> dict[str, Any]:
+def _profile(folder: Path, model: str, ranks: int, gpus: str, repeats: int, save: Save) -> None:
     """Microseconds of a decode step by kernel, on one GPU and on rank 0 of all."""
-    return {
-        f"ranks_{world}": _step(
-            "decode_profile.py", path, gpus if world > 1 else gpus.split(",")[0]
-        )
-        for world, path in _captured(folder, model, ranks, gpus).items()
-    }
+    found = {}
+    for world, path in _captured(folder, model, ranks, gpus).items():
+        own = gpus if world > 1 else gpus.split(",")[0]
+        found[f"ranks_{world}"] = _step("decode_profile.py", path, own)
+        save(found)
 
 
-def _capture(folder: Path, model: str, ranks: int, gpus: str, repeats: int) -> dict[str, Any]:
+def _capture(folder: Path, model: str, ranks: int, gpus: str, repeats: int, save: Save) -> None:
     """Milliseconds until all ranks have as many graphs: from a bundle, and by torch with NCCL."""
     path, first = folder / f"{model}.many.fdy", gpus.split(",")[0]
     _step("decode_capture.py", model, ranks, path, "many", visible=first)
     ours = [_step("decode_time.py", path, gpus) for _ in range(repeats)]
     say(f"from a bundle: {ours[-1]['all_ready_ms']:.0f} ms")
+    own = median(one["all_ready_ms"] for one in ours)
+    save({"all_ready_ms": own, "ours": ours})
     theirs = []
     for number in range(2):
         meeting = folder / f"meeting.{number}"
@@ -148,12 +190,11 @@ def _capture(folder: Path, model: str, ranks: int, gpus: str, repeats: int) -> d
             for rank, gpu in enumerate(gpus.split(","))
         ]
         theirs.append(side_by_side(calls))
-    own = median(one["all_ready_ms"] for one in ours)
     nccl = median(max(rank["all_ready_ms"] for rank in one) for one in theirs)
-    return {
+    save({
         "graphs": theirs[0][0]["graphs"], "all_ready_ms": own, "nccl_all_ready_ms": nccl,
         "all_ready_ratio": own / nccl, "ours": ours, "nccl": theirs,
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def _bare(folder: Path, gpus: Sequence[str], all_seen: bool) -> float:
@@ -161,10 +202,7 @@ def _bare(folder: Path, gpus: Sequence[str], all_seen: bool) -> float:
 
     The driver starts what a process sees: its GPU alone, or those of all, as ranks must.
     """
-    program = folder / "floor"
-    if not program.exists():
-        command = ["g++", "-O2", START_STEPS / "floor.cpp", "-o", program, "-ldl"]
-        subprocess.run(command, check=True)
+    program = _floor(folder)
     began = time.time()
     started = []
     for one in gpus:
@@ -176,12 +214,24 @@ def _bare(folder: Path, gpus: Sequence[str], all_seen: bool) -> float:
     return (time.time() - began) * 1e3
 
 
+def _floor(folder: Path) -> Path:
+    """The bare program."""
+    program = folder / "floor"
+    if not program.exists():
+        if (compiler := shutil.which("g++") or shutil.which("c++")) is None:
+            raise SystemExit("there is no g++, which makes the bare process")
+        command = [compiler, "-O2", START_STEPS / "floor.cpp", "-o", program, "-ldl"]
+        subprocess.run(command, check=True)
+    return program
+
+
 def _step(script: str, *arguments: object, visible: str = "") -> Any:
     """A script of the folder `steps`, or of one that sees GPU `visible` alone."""
     command = [sys.executable, STEPS / script, *arguments]
     if visible:
         command = ["env", f"CUDA_VISIBLE_DEVICES={_visible([visible])}", *command]
-    report, spent = process(*command)
+    say(f"{script} {' '.join(str(a) for a in arguments[-2:])}")
+    report, spent = process(*command, limit=LIMIT)
     say(f"{script} {' '.join(str(a) for a in arguments[-2:])}: {spent / 1e3:.1f} s")
     return report
 
@@ -193,6 +243,16 @@ def _visible(gpus: Iterable[str]) -> str:
 
 
 def side_by_side(calls: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What each of the calls gives, which run at once."""
+    """What each of the calls gives, which run at once.
+
+    Where one fails, their processes are killed: they may wait for the one that it ran.
+    """
     with ThreadPoolExecutor(max(1, len(calls))) as threads:
-        return [done.result() for done in [threads.submit(call) for call in calls]]
+        running = [threads.submit(call) for call in calls]
+        try:
+            for done in as_completed(running):
+                done.result()
+        except BaseException:
+            kill_children(os.getpid())
+            raise
+        return [done.result() for done in running]

@@ -18,9 +18,10 @@ from typing import Annotated, Any
 
 from typer import BadParameter, Option
 
-from benchmarks.device import gpu
+from benchmarks.device import check_gpus, gpu
 from benchmarks.parallel.run import NAMES, side_by_side
 from benchmarks.report import RESULTS, Output, Report, chosen, say, today
+from benchmarks.serving.serve import Alarm
 from benchmarks.serving.servers import Server, Setup, capture, switch, write_model
 
 CAPTURE = "--max-rounds 0 --evidence 0 --judge-prompt ok? --yes a --no b"
@@ -37,39 +38,45 @@ def run(
     folder: Annotated[Path, Option(help="Model and bundles are made, or found, here.")] = Path(
         "build/serve"
     ),
+    limit: Annotated[float, Option(help="Seconds for all.")] = 290,
     tiny: Annotated[bool, Option("--tiny", help="A toy model on the CPU.")] = False,
     output: Output = RESULTS / "tp.json",
 ) -> None:
-    """Measure how long a change of ranks takes; written at the end."""
+    """Measure how long a change of ranks takes; written after each server."""
     if tiny and output.parent == RESULTS:
         raise BadParameter("figures of toy models mean nothing: give --output", param_hint="--tiny")
-    name = "tiny" if tiny else chosen(model, tuple(NAMES), "--model")[0]
-    place = folder.resolve() / name
-    write_model(name, place, "cpu" if tiny else "cuda", _LIMIT)
-    cores = frozenset(os.sched_getaffinity(0))
-    logs = output.resolve().parent / "serve-logs"
-    # Bundles lie beside the model: not where the benchmark `serve` has its own.
-    apart = place.parent / "degree" / name
-    apart.parent.mkdir(exist_ok=True)
-    if not apart.exists():
-        apart.symlink_to(place)
-    options = shlex.split(f"{TINY if tiny else LARGE} {CAPTURE}")
-    small = Setup(apart, 64 if tiny else 512, options, "", logs, cores, before)
-    large = replace(small, ranks=after)
-    missing = [setup for setup in (small, large) if not setup.bundle.exists()]
-    took = side_by_side([
-        partial(capture, setup, "host" if tiny else "cuda", _LIMIT) for setup in missing
-    ])  # fmt: skip
-    for setup, seconds in zip(missing, took, strict=True):
-        say(f"{setup.ranks} ranks: captured in {seconds:.1f} s")
-    runs = []
-    for _ in range(repeats):
-        runs.append(_change(small, large))
-        say(str(runs[-1]))
-    best = sorted(runs, key=lambda one: float(one["switch_s"]))[(len(runs) - 1) // 2]
-    about = {"date": today(), "device": "CPU" if tiny else gpu()}
-    Report(output, about).save(f"switch_{before}_{after}", {"model": name, **best, "runs": runs})
-    shutil.rmtree(logs, ignore_errors=True)
+    if not tiny:
+        check_gpus(range(max(before, after)))
+    with Alarm(limit):
+        name = "tiny" if tiny else chosen(model, tuple(NAMES), "--model")[0]
+        place = folder.resolve() / name
+        say(f"{name}: the model's folder")
+        write_model(name, place, "cpu" if tiny else "cuda", _LIMIT)
+        cores = frozenset(os.sched_getaffinity(0))
+        logs = output.resolve().parent / "serve-logs"
+        # Bundles lie beside the model: not where the benchmark `serve` has its own.
+        apart = place.parent / "degree" / name
+        apart.parent.mkdir(exist_ok=True)
+        if not apart.exists():
+            apart.symlink_to(place)
+        options = shlex.split(f"{TINY if tiny else LARGE} {CAPTURE}")
+        small = Setup(apart, 64 if tiny else 512, options, "", logs, cores, before)
+        large = replace(small, ranks=after)
+        missing = [setup for setup in (small, large) if not setup.bundle.exists()]
+        say(f"captures for {', '.join(str(setup.ranks) for setup in missing) or 'none'}")
+        took = side_by_side([
+            partial(capture, setup, "host" if tiny else "cuda", _LIMIT) for setup in missing
+        ])  # fmt: skip
+        for setup, seconds in zip(missing, took, strict=True):
+            say(f"{setup.ranks} ranks: captured in {seconds:.1f} s")
+        runs: list[dict[str, Any]] = []
+        report = Report(output, {"date": today(), "device": "CPU" if tiny else gpu()})
+        for _ in range(repeats):
+            runs.append(_change(small, large))
+            say(str(runs[-1]))
+            best = sorted(runs, key=lambda one: float(one["switch_s"]))[(len(runs) - 1) // 2]
+            report.save(f"switch_{before}_{after}", {"model": name, **best, "runs": runs})
+        shutil.rmtree(logs, ignore_errors=True)
 
 
 def _change(small: Setup, large: Setup) -> dict[str, Any]:
@@ -79,7 +86,7 @@ def _change(small: Setup, large: Setup) -> dict[str, Any]:
         started = server.first_token(prompt, _LIMIT)
         _, alone = _first_token(server, prompt)
         began = time.monotonic()
-        report = switch(large, server.port)
+        report = switch(large, server.port, _LIMIT)
         switched = time.monotonic()
         came, _ = _first_token(server, prompt)
     if report["ranks"] != large.ranks:

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 from typer import BadParameter, Option
 
+from benchmarks.device import check_gpus
 from benchmarks.report import RESULTS, Output, chosen, say, today
 from benchmarks.serving.load import Plan
 from benchmarks.serving.ratios import MODELS, Results
@@ -87,6 +88,8 @@ def run(
         output = RESULTS / "serve_ranks.json"
     if tiny and output.parent == RESULTS:
         raise BadParameter("figures of toy models mean nothing: give --output", param_hint="--tiny")
+    if not tiny:
+        check_gpus(range(tp))
     levels = [int(level) for level in concurrent.split(",")]
     names = ["tiny"] if tiny else chosen(models, tuple(MODELS), "--models")
     # vLLM first: arrivals go by its best rate.

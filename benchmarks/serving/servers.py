@@ -79,13 +79,15 @@ def vllm(setup: Setup, port: int) -> list[str]:
 COMMANDS = {"vllm": vllm, "ours": ours}
 
 
-def switch(setup: Setup, port: int) -> dict[str, Any]:
+def switch(setup: Setup, port: int, limit: float) -> dict[str, Any]:
     """Have our server at `port` go on with the bundle and ranks of `setup`; what it reports."""
     command = [
         *program("foundryrt.start"), "switch", str(setup.bundle), "--tp", str(setup.ranks),
         "--url", f"http://127.0.0.1:{port}", "--json",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, env=_environment(setup, "ours"))
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=_environment(setup, "ours"), timeout=limit
+    )
     if done.returncode:
         raise ServerFailed(f"the switch failed: {done.stderr[-2000:]}")
     report: dict[str, Any] = json.loads(done.stdout)

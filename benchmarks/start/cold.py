@@ -5,15 +5,18 @@ Results have a part for each mode, eager and compiled. The weights are in a file
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,19 +43,62 @@ def search_path() -> str:
     return f"{os.environ.get('PYTHONPATH', '')}:{ROOT}:{sysconfig.get_path('purelib')}"
 
 
-def process(*command: object) -> tuple[dict[str, Any], float]:
-    """The JSON on a process's last line, and its whole time in milliseconds."""
+def process(*command: object, limit: float | None = None) -> tuple[dict[str, Any], float]:
+    """The JSON on a process's last line, and its whole time in milliseconds.
+
+    After `limit` seconds it is killed, and all that it has started: the benchmark ends.
+    """
     start = time.time()
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, cwd="/",
+    words = [str(word) for word in command]
+    running = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
         env=os.environ | {"SPAWNED": repr(start), "PYTHONPATH": search_path()},
     )  # fmt: skip
+    try:
+        out, err = running.communicate(timeout=limit)
+    except BaseException as error:
+        kill_family(running.pid)
+        out, err = running.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        said = f"{out[-1000:]}{err[-4000:]}"
+        raise SystemExit(f"{command}: did not end in {limit:.0f} s\n{said}") from None
     spent = (time.time() - start) * 1e3
-    if done.returncode:
-        said = f"{done.stdout[-1000:]}{done.stderr[-4000:]}"
-        raise SystemExit(f"{command}: exit status {done.returncode}\n{said}")
-    lines = done.stdout.strip().splitlines()
+    if running.returncode:
+        said = f"{out[-1000:]}{err[-4000:]}"
+        raise SystemExit(f"{command}: exit status {running.returncode}\n{said}")
+    lines = out.strip().splitlines()
     return (json.loads(lines[-1]) if lines else {}), spent
+
+
+def kill_family(process: int) -> None:
+    """Kill a process and those that it has started, which stand still first: none starts more."""
+    _signal({process}, signal.SIGSTOP)
+    kill_children(process)
+    _signal({process}, signal.SIGKILL)
+
+
+def kill_children(process: int) -> None:
+    """Kill those that a process has started, and those that they have."""
+    family, found = {process}, {process}
+    while found:
+        found = {child for child, parent in parents() if parent in family} - family
+        _signal(found, signal.SIGSTOP)
+        family |= found
+    _signal(family - {process}, signal.SIGKILL)
+
+
+def _signal(processes: set[int], number: int) -> None:
+    for one in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, number)
+
+
+def parents() -> Iterator[tuple[int, int]]:
+    """Each process, and which one has started it."""
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            yield int(place.parent.name), int(place.read_text().rpartition(")")[2].split()[1])
 
 
 def step(script: str, *arguments: object) -> dict[str, Any]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import select
+import selectors
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from foundryrt.errors import FoundryError
 from foundryrt.progress import progress_bar
 from foundryrt.ranks.meeting import Hello, is_own, patience, receive, send
-
-_TO_SPEAK = 3.0
-"""Seconds in which who connects must have said who it is."""
 
 
 @dataclass(frozen=True)
@@ -33,37 +30,80 @@ def meet(
 ) -> None:
     """Fill `members`, by rank, with all ranks but the own one.
 
-    FoundryError where one is late, or cannot take part, which it is told. `refuse_ended` is called
-    with ranks that have not come, and raises for one that will not.
+    FoundryError where one is late, ends, or cannot take part, which it is told. `refuse_ended` is
+    called with ranks, and raises for one whose process has ended.
     """
     end = time.monotonic() + patience()
-    with progress_bar(own.world - 1, "waiting for ranks") as update:
-        while missing := [rank for rank in range(1, own.world) if rank not in members]:
-            for rank in missing:
-                refuse_ended(rank)
-            left = end - time.monotonic()
-            if left <= 0:
-                names = ", ".join(map(str, missing))
-                raise FoundryError(
-                    f"rank {names} of {own.world} did not come within {patience():g} s; start all"
-                    " ranks with the same command, or set FOUNDRY_RANK_TIMEOUT to more seconds"
-                )
-            if select.select([listener], [], [], min(left, 0.1))[0]:
-                _admit(listener.accept()[0], own, members)
-                update(len(members))
+    unknown: list[socket.socket] = []
+    try:
+        with progress_bar(own.world - 1, "waiting for ranks") as update:
+            while missing := [rank for rank in range(1, own.world) if rank not in members]:
+                for rank in range(1, own.world):
+                    refuse_ended(rank)
+                left = end - time.monotonic()
+                if left <= 0:
+                    names = ", ".join(map(str, missing))
+                    raise FoundryError(
+                        f"rank {names} of {own.world} did not come within {patience():g} s; start"
+                        " all ranks with the same command, or set FOUNDRY_RANK_TIMEOUT to more"
+                        " seconds"
+                    )
+                known = [member.connection for member in members.values()]
+                ready = _ready([listener, *unknown, *known], min(left, 0.1))
+                for member in [each for each in members.values() if each.connection in ready]:
+                    _hear(member, refuse_ended)
+                # It may take long until a rank has opened its bundle, and says who it is.
+                for connection in [each for each in unknown if each in ready]:
+                    unknown.remove(connection)
+                    _admit(connection, own, members)
+                    update(len(members))
+                if listener in ready:
+                    unknown += _accepted(listener)
+    finally:
+        for connection in unknown:
+            connection.close()
     hellos = {0: own, **{rank: member.hello for rank, member in members.items()}}
     for hello in hellos.values():
         _check_gpus(hello, hellos)
 
 
-def _admit(connection: socket.socket, own: Hello, members: dict[int, Member]) -> None:
-    """FoundryError for a rank that cannot take part; others than ranks are sent away."""
-    connection.settimeout(_TO_SPEAK)
+def _ready(sockets: Sequence[socket.socket], seconds: float) -> list[socket.socket]:
+    """Those that have news. A server may have more files open than select(2) takes."""
+    with selectors.DefaultSelector() as selector:
+        for each in sockets:
+            selector.register(each, selectors.EVENT_READ, each)
+        return [key.data for key, _ in selector.select(seconds)]
+
+
+def _accepted(listener: socket.socket) -> list[socket.socket]:
+    """Who connects, where it is of this user."""
+    connection, _ = listener.accept()
+    if is_own(connection):
+        return [connection]
+    connection.close()
+    return []
+
+
+def _hear(member: Member, refuse_ended: Callable[[int], object]) -> None:
+    """FoundryError where a rank that has come ends before all have."""
     try:
-        message, _ = receive(connection) if is_own(connection) else (None, [])
+        message, _ = receive(member.connection)
     except (OSError, ValueError):
         message = None
-    connection.settimeout(None)
+    if message is None:
+        refuse_ended(member.hello.rank)
+        message = {"failed": "it has ended"}
+    if "failed" in message:
+        name = f"rank {member.hello.rank} (process {member.hello.pid})"
+        raise FoundryError(f"{name} cannot take part: {message['failed']}")
+
+
+def _admit(connection: socket.socket, own: Hello, members: dict[int, Member]) -> None:
+    """FoundryError for a rank that cannot take part; others than ranks are sent away."""
+    try:
+        message, _ = receive(connection)
+    except (OSError, ValueError):
+        message = None
     if message is None:
         connection.close()
         return

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +26,8 @@ _DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl."""
 _TO_LISTEN = 60.0
 """Seconds in which the rank 0 that has started this process listens."""
+_ALIVE_S = 1.0
+"""Seconds between two words that this rank runs."""
 _IDLE_MS = 500
 Said = tuple[dict[str, Any], list[int]]
 
@@ -78,6 +81,7 @@ class _Line:
     def open(self, hello: dict[str, Any]) -> None:
         self._say(hello)
         threading.Thread(target=self._read, name="foundry-rank-0", daemon=True).start()
+        threading.Thread(target=self._say_that_it_runs, name="foundry-alive", daemon=True).start()
 
     def next(self) -> Said:
         """What rank 0 says next, with its files."""
@@ -88,11 +92,28 @@ class _Line:
 
     def fail(self, why: str) -> NoReturn:
         """Say why this rank ends, and end: on a GPU exchanges may go on that nobody completes."""
+        self._end_with(why, {"failed": why[:4000], "rank": self._rank})
+
+    def miss(self, rank: int) -> NoReturn:
+        """As `fail`: another rank did not answer, which hangs, then, and not this one."""
+        from foundryrt.bundle.ranks import BOUND_MS
+
+        why = f"rank {rank} did not answer within {BOUND_MS // 1000} s"
+        self._end_with(why, {"missing": rank})
+
+    def _end_with(self, why: str, last: dict[str, Any]) -> NoReturn:
         from foundryrt.ranks.meeting import send
 
         with suppress(OSError):
-            send(self._connection, {"failed": why[:4000], "rank": self._rank})
+            send(self._connection, last)
         _end(f"rank {self._rank}: {why}", self._quiet)
+
+    def _say_that_it_runs(self) -> None:
+        from foundryrt.ranks.meeting import ALIVE
+
+        while True:
+            time.sleep(_ALIVE_S)
+            self._say(ALIVE)
 
     def _say(self, message: dict[str, Any], *files: int) -> None:
         from foundryrt.ranks.meeting import send
@@ -236,11 +257,10 @@ class _Follower:
 
     def _check_words(self) -> None:
         """End where a rank did not answer; on cuda this waits for what is queued."""
-        from foundryrt.bundle.ranks import BOUND_MS, MISSING
+        from foundryrt.bundle.ranks import MISSING
 
         if self._unchecked:
             self._unchecked = False
             self._words.start()
             if missing := int(self._words.wait()[MISSING]):
-                waited = f"{BOUND_MS // 1000} s"
-                self._line.fail(f"rank {missing - 1} did not answer within {waited}")
+                self._line.miss(missing - 1)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from foundryrt.bundle.ranks import BOUND_MS
 from foundryrt.errors import FoundryError, RankLost, UsageError
 from foundryrt.ranks.admission import Member, meet
-from foundryrt.ranks.meeting import Hello, listen, receive, send
+from foundryrt.ranks.meeting import ALIVE, Hello, listen, patience, receive, send
 from foundryrt.ranks.spawn import Processes, Spawned, spawn
 from foundryrt.undo import Undo
 
@@ -24,6 +25,10 @@ _LAST_WORDS = 3.0
 """Seconds in which a rank whose connection has closed ends."""
 _ORDERLY = 10.0
 """Seconds in which ranks free what they have."""
+_SILENT = 10.0
+"""Least seconds without a word of a rank, which says each second that it runs."""
+_LOOK = 1.0
+"""Seconds between two looks at which ranks are silent."""
 
 
 class Followers:
@@ -121,17 +126,23 @@ class Followers:
         if self.lost is not None:
             raise RankLost(str(self.lost))
 
-    def lose(self, rank: int, why: str) -> None:
-        """Have the session end: this rank is no more, or did not answer."""
+    def lose(self, rank: int, why: str, hangs: bool = False) -> None:
+        """Have the session end: this rank is no more, or `hangs`, and is ended if it can be."""
         with self._changed:
             if self.lost is not None or self._ending:
                 return
             self.lost = RankLost(f"{self.name(rank)} {why}; start all ranks again")
             self._changed.notify_all()
+        if hangs and rank in self._processes:
+            self._processes[rank].kill()
         for call in self.on_loss:
             # What one of them meets must not keep the others from knowing.
             with contextlib.suppress(FoundryError):
                 call(rank)
+
+    def lose_missing(self, rank: int) -> None:
+        """As `lose`, of a rank that another one has waited for in an exchange."""
+        self.lose(rank, f"did not answer within {BOUND_MS // 1000} s", hangs=True)
 
     def name(self, rank: int) -> str:
         """A rank for people, with its GPU and process."""
@@ -170,16 +181,28 @@ class Followers:
     def _read(self) -> None:
         """Take the news of all ranks until their connections are closed."""
         ranks = {each.connection.fileno(): rank for rank, each in self._members.items()}
+        bound, looked = max(_SILENT, patience()), time.monotonic()
+        silent = dict.fromkeys(ranks, 0.0)
         poll = select.poll()
         for file in ranks:
             poll.register(file, select.POLLIN)
         while ranks:
-            for file, _ in poll.poll():
+            found = poll.poll(_LOOK * 1e3)
+            # Not the time in which this process was stopped, and heard nobody.
+            passed, looked = min(2 * _LOOK, time.monotonic() - looked), time.monotonic()
+            for file, rank in ranks.items():
+                silent[file] += passed
+                if silent[file] > bound:
+                    self.lose(rank, f"said nothing for {bound:g} s", hangs=True)
+            for file, _ in found:
                 rank = ranks[file]
+                silent[file] = 0.0
                 try:
                     message, files = receive(self._members[rank].connection)
                 except (OSError, ValueError):
                     message, files = None, []
+                if message == ALIVE:
+                    continue
                 if message is not None and "stage" in message:
                     with self._changed:
                         self._said.setdefault(str(message["stage"]), {})[rank] = files
@@ -187,7 +210,9 @@ class Followers:
                     continue
                 poll.unregister(file)
                 del ranks[file]
-                if message is not None and "failed" in message:
+                if message is not None and message.get("missing") in range(self.world):
+                    self.lose_missing(message["missing"])
+                elif message is not None and "failed" in message:
                     self.lose(rank, f"failed: {message['failed']}")
                 elif not self._ending:
                     self.lose(rank, self._how_it_ended(rank))

@@ -5,6 +5,7 @@ Imports little: a command asks before it imports anything else.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -97,5 +98,19 @@ def _meeting(launcher: _Launcher, environment: Mapping[str, str]) -> str:
     """A name that the ranks of one start have in common, and no other process of this user."""
     job = [environment[name] for name in launcher.job if name in environment]
     # Where the launcher has no number for it, its process on this node stands for it.
-    words = [launcher.name, *(job or [str(os.getppid())]), str(os.getuid())]
+    words = [launcher.name, *(job or [str(_started_by(launcher.rank))]), str(os.getuid())]
     return f"foundryrt-{hashlib.sha256(repr(words).encode()).hexdigest()[:24]}"
+
+
+def _started_by(rank: str) -> int:
+    """The nearest ancestor that is no rank: each rank may be started by a script of its own."""
+    process = os.getppid()
+    with contextlib.suppress(OSError):
+        while f"\0{rank}=" in f"\0{_of_process(process, 'environ')}":
+            process = int(_of_process(process, "stat").rpartition(")")[2].split()[1])
+    return process
+
+
+def _of_process(process: int, what: str) -> str:
+    with open(f"/proc/{process}/{what}", encoding="utf-8", errors="replace") as file:
+        return file.read()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from foundryrt.arrays import check_array
 from foundryrt.backend import RankBackend, open_backend
 from foundryrt.bundle import schema
-from foundryrt.bundle.ranks import BOUND_MS, MISSING, words_tensor
+from foundryrt.bundle.ranks import MISSING, words_tensor
 from foundryrt.errors import UsageError
 from foundryrt.native.ring import MOST_BYTES, Ring, ring_file
 from foundryrt.progress import progress_bar
@@ -234,7 +234,7 @@ class Leader:
         """RankLost where `words`, whose copy was started, name a rank that did not answer."""
         missing = int(words.wait()[MISSING])
         if missing:
-            self._followers.lose(missing - 1, f"did not answer within {BOUND_MS // 1000} s")
+            self._followers.lose_missing(missing - 1)
         self._followers.check()
 
     def _checked(self, call: Callable[[], T]) -> T:

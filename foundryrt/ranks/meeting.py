@@ -17,7 +17,10 @@ from typing import Any
 from foundryrt import __version__
 from foundryrt.errors import FoundryError, UsageError
 
-PROTOCOL = 1
+PROTOCOL = 2
+"""2 since 2026-11-30: ranks say that they run, and which other rank did not answer."""
+ALIVE = {"alive": True}
+"""What a rank other than 0 says each second."""
 _MOST = 1 << 16
 """Bytes of a packet."""
 _FILES = 65

@@ -99,7 +99,7 @@ def forward(
     for index in range(config.layers):
         weights = of_layer(parameters, index)
         part = windowed if index in config.windowed_layers else shared
-        if index == config.layers - 1 and wanted is not None and ranks is None:
+        if index == config.layers - 1 and wanted is not None:
             # The other rows have left what they are for, keys and values. Not compiled: the layer's
             # shapes are its own.
             part, run = replace(part, wanted=wanted), decoder_layer
@@ -109,8 +109,6 @@ def forward(
         added, hidden, parameters["norm"], config.rms_eps, config.norm_offset,
         None if config.output_norms else ranks,
     )  # fmt: skip
-    if wanted is not None and ranks is not None:
-        x = wanted.of(x)
     return x, [entering[index] for index in tapped]
 
 

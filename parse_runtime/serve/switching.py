@@ -72,13 +72,15 @@ class Switching:
             raise ApiError(409, "a switch is under way: wait until it has ended", None, "switching")
         done: Future[Report] = Future()
 
+        before = self._service.served
+
         def work() -> None:
             try:
                 report = self._switch(asked)
             except Exception as error:
                 self._under_way = False
                 # Not the error itself: its traceback would keep what was opened.
-                refusal = _refusal(asked, error)
+                refusal = _refusal(asked, error, before)
                 note(f"switch failed: {refusal}")
                 done.set_exception(refusal)
             else:
@@ -228,11 +230,12 @@ def _heard(report: asyncio.Future[Report]) -> None:
         report.exception()
 
 
-def _refusal(asked: Asked, error: Exception) -> ApiError:
+def _refusal(asked: Asked, error: Exception, before: Served) -> ApiError:
     if isinstance(error, Stopped) or not isinstance(error, FoundryError):
         return translated(error)
     message = str(error)
-    if asked.bundle not in message:
+    ranks = before.session.followers
+    if asked.bundle not in message and not (ranks and message == str(ranks.lost)):
         message = f"{asked.bundle}: {message}"
     # From a rank there is the text of its error alone.
     if "device memory" in message and not asked.stop_first:

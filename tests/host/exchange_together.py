@@ -20,7 +20,8 @@ from triton.runtime.interpreter import GridExecutor
 
 from foundryc.cuda import exchange
 from foundryc.ranks import Ranks
-from parse_runtime.kernels.cuda import reduce
+from parse_runtime.kernels.cuda import reduce, stream
+from parse_runtime.kernels.cuda.shares import send_product
 
 WORLD = 3
 CAPACITY = 1 << 12
@@ -35,6 +36,11 @@ def store(place, word, there):
     tl.store(place, word, there)
 
 
+@triton.jit
+def add_product(total, weight, a, scale, at, APART: tl.constexpr):
+    return tl.dot(weight.to(tl.float32), a.to(tl.float32).T, total)
+
+
 def clock() -> tl.tensor:
     """Nanoseconds; who looks again lets another rank have the processor."""
     time.sleep(0.0005)
@@ -46,6 +52,7 @@ def rank(number: int, shares: Tensor, slabs: Tensor, folder: str) -> None:
     GridExecutor._restore_args_dev = lambda *_: None
     exchange._store = exchange._store_quads = store  # both are machine code
     exchange.globaltimer = clock
+    stream.add_product = add_product  # the interpreter's product of bfloat16 is not one
     torch.set_num_threads(1)
     words = torch.tensor([number, WORLD, 0, BOUND], dtype=torch.int32)
     ranks = Ranks(WORLD, words, slabs, CAPACITY)
@@ -63,6 +70,15 @@ def rank(number: int, shares: Tensor, slabs: Tensor, folder: str) -> None:
         rows = own[:512].view(4, 128)
         _, sums = reduce.reduce_add_rms_norm(rows, None, own[:128], 1e-6, 0.0, ranks)
         found[f"norm {turn}"] = torch.equal(sums.float(), total[:512].view(4, 128))
+        # As in the last layer of a prefill: a sum of many rows, then a product of those wanted.
+        reduce.all_reduce(own.clone(), ranks)
+        x, w = (own[first : first + 192].sign().view(2, 96) for first in (0, 192))
+        sent = send_product(x, w.repeat(35, 1), ranks, stream.Tiles(16, 32, 1, 2, 1))
+        assert sent is not None
+        _, sums = reduce.gather_add_rms_norm(sent, None, own[:70], 1e-6, 0.0)
+        signs = shares[:, :384].sign().float().view(-1, 2, 2, 96)
+        products = (signs[:, 0] @ signs[:, 1].mT).sum(0)
+        found[f"product {turn}"] = torch.equal(sums.float(), products.repeat(1, 35))
     found["no error"] = not words[2]
     Path(folder, str(number)).write_text(json.dumps(found))
 

@@ -19,5 +19,5 @@ def test_sums_over_ranks_and_what_they_leave() -> None:
 def test_ranks_that_wait_for_each_other() -> None:
     """Sums, what is gathered, and rows of a norm, several exchanges one behind the other."""
     report = kernel_report("exchange_together.py", interpreted=True)
-    assert len(report) == 1 + 3 * 15
+    assert len(report) == 1 + 3 * 17
     assert [name for name, right in report.items() if not right] == []

@@ -258,7 +258,10 @@ def test_a_rank_that_is_lost_during_a_switch_ends_the_server(
         until(lambda: server.health()["running"] == 1)
         with switching(server, bundles["4"], "--tp", "4") as (switch, new):
             os.kill(old, signal.SIGKILL)
-            assert switch.result().returncode == 1
+            refused = switch.result()
+            assert refused.returncode == 1
+            # The rank is none of the bundle that was to be served.
+            assert f"{bundles['4']}: rank" not in refused.stderr
         lost = f"rank 1 (process {old}) was killed by SIGKILL"
         assert lost in client.result() and '"error"' in client.result()
     assert server.process.wait(60) == 1

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parent))
 from parse_models import GREEDY, VOCAB, eager, logits, quiet, require_smollm2, save, save_head
@@ -108,6 +110,21 @@ def test_ranks_give_what_the_model_gives_alone(case: str, world: int, tmp_path: 
         same(own, found[0])
     again = on_ranks(world, lambda ranks: passes(*eager(wanted, (5, 9), ranks=ranks)[:3]))
     same(again[0], found[0])
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3"])
+def test_ranks_share_the_products_of_one_process(kind: str, tmp_path: Path) -> None:
+    """Also those of the last layer, which computes the rows that are wanted alone."""
+    save(tmp_path, kind, **HEADS)
+
+    def products(_: EagerSession, target: GraphTarget, *rest: Any) -> int:
+        with FlopCounterMode(display=False) as counter:
+            target.prefill(1, TOKENS[:16], 0, GREEDY)
+        return counter.get_flop_counts()["Global"][torch.ops.aten.mm]
+
+    wanted = settings(tmp_path)
+    alone = products(*eager(wanted, (5, 9)))
+    assert sum(on_ranks(2, lambda ranks: products(*eager(wanted, (5, 9), ranks=ranks)))) == alone
 
 
 def test_bfloat16_is_the_same_on_all_ranks(tmp_path: Path) -> None:

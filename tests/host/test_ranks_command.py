@@ -100,6 +100,17 @@ def test_a_killed_rank_ends_the_command(bundle, tmp_path, command) -> None:
     assert out == ("stopped\n" if command == "serve" else "")
 
 
+def test_the_benchmark_of_killed_ranks(bundle) -> None:
+    script = ROOT / "benchmarks" / "parallel" / "steps" / "killed.py"
+    done = subprocess.run(
+        [sys.executable, script, bundle, "2"], capture_output=True, text=True, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["killed_s"] > 0 and "rank 1" in found["said"] and "SIGKILL" in found["said"]
+
+
 def test_a_rank_that_is_killed_before_there_is_a_server(bundle, tmp_path) -> None:
     """Nothing handles SIGTERM then, by which a server is told."""
     process = start(["serve", bundle, "--tp", "2"], tmp_path)

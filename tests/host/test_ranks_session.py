@@ -275,8 +275,42 @@ def test_a_rank_that_hangs_is_named(bundles) -> None:
     with opened(bundles[3], 3) as (session, found):
         session.graph("parts").launch()
         os.kill(found[1], signal.SIGSTOP)
-        with pytest.raises(RankLost, match=r"rank [12] \(process \d+\) .*did not answer"):
+        with pytest.raises(RankLost, match=rf"^rank 1 \(process {found[1]}\) did not answer"):
             session.graph("parts").launch()
+
+
+def test_a_rank_that_hangs_where_nothing_is_exchanged_is_named(bundles, monkeypatch) -> None:
+    monkeypatch.setattr("foundryrt.ranks.followers.patience", lambda: 3.0)
+    monkeypatch.setattr("foundryrt.ranks.followers._SILENT", 3.0)
+    values = np.zeros(WIDTH, np.int32)
+    with opened(bundles[3], 3) as (session, found):
+        os.kill(found[2], signal.SIGSTOP)
+        with pytest.raises(RankLost, match=rf"rank 2 \(process {found[2]}\) said nothing for 3 s"):
+            while True:  # until there is no room for more
+                session.write("large", values)
+
+
+@pytest.mark.parametrize("stage", ["slab", "ready"])
+def test_a_rank_that_hangs_before_the_session_is_open_is_named(
+    bundles, monkeypatch, stage: str
+) -> None:
+    monkeypatch.setattr("foundryrt.ranks.followers.patience", lambda: 3.0)
+    monkeypatch.setattr("foundryrt.ranks.followers._SILENT", 3.0)
+    await_all = Followers.await_all
+
+    def stopped(own: Followers, wanted: str, *more):  # type: ignore[no-untyped-def]
+        if wanted == stage:
+            os.kill(processes.followers(os.getpid())[1], signal.SIGSTOP)
+            own._said.pop(stage, None)  # it has just not come as far
+        return await_all(own, wanted, *more)
+
+    monkeypatch.setattr(Followers, "await_all", stopped)
+    with (
+        Followers.start(bundles[2], 2) as followers,
+        pytest.raises(RankLost, match=r"rank 1 \(process \d+\) said nothing for 3 s"),
+    ):
+        Session.open(bundles[2], followers=followers)
+    assert not processes.followers(os.getpid())
 
 
 def test_a_rank_that_fails_says_why(bundles) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -58,6 +59,18 @@ def test_each_launcher_is_known(environment, rank, world, launcher) -> None:
 )
 def test_a_process_that_is_one_alone(environment) -> None:
     assert place(environment) is None
+
+
+@pytest.mark.parametrize("shell", [[], ["sh", "-c", '"$@"; exit', "sh"]])
+def test_ranks_meet_whatever_script_starts_them(shell: list[str]) -> None:
+    code = "import os; from foundryrt.ranks.launcher import place; print(place(os.environ).meeting)"
+    names = {
+        subprocess.check_output(
+            [*start, sys.executable, "-c", code], env=os.environ | MPI | {"PMI_RANK": rank}
+        )
+        for rank, start in (("0", shell), ("1", shell * 2), ("2", []))
+    }
+    assert len(names) == 1
 
 
 @pytest.mark.parametrize("environment", [TORCHRUN, SLURM, OPEN_MPI, MPI])

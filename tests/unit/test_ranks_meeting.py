@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from foundryrt.bundle.ranks import MOST
 from foundryrt.errors import FoundryError, RankLost, UsageError
 from foundryrt.ranks.followers import Followers, ending
-from foundryrt.ranks.meeting import Hello, connect, listen, patience, receive, send
+from foundryrt.ranks.meeting import ALIVE, Hello, connect, listen, patience, receive, send
 
 DIGEST = "ab" * 32
 OWN = Hello(0, 3, DIGEST, "", (), os.getpid())
@@ -70,7 +72,7 @@ def test_all_ranks_are_told_and_heard(met) -> None:
         ({"rank": 0}, "is rank 0's own place"),
         ({"rank": 3}, "start every rank once, numbered 0 to 2"),
         ({"version": "0.0"}, r"runs foundryrt 0\.0, rank 0 .*: use one version"),
-        ({"protocol": 99}, "speaks protocol 99, not 1"),
+        ({"protocol": 99}, "speaks protocol 99, not 2"),
         ({"pid": "1"}, "cannot take part: no hello"),
         ({"visible": None}, "cannot take part: no hello"),
         ({"more": 1}, "cannot take part: no hello"),
@@ -109,6 +111,53 @@ def test_a_patience_that_is_none(monkeypatch, text) -> None:
     monkeypatch.setenv("FOUNDRY_RANK_TIMEOUT", text)
     with pytest.raises(UsageError, match="FOUNDRY_RANK_TIMEOUT"):
         patience()
+
+
+def test_a_rank_that_takes_long_to_say_who_it_is_is_waited_for(met) -> None:
+    """It opens its bundle first; others are heard meanwhile."""
+    followers, name = met
+    line, others = connect(name, 5), [said(name, of(2))]
+    meeting = threading.Thread(target=followers.meet, args=(OWN,))
+    meeting.start()
+    while 2 not in followers._members:
+        assert meeting.is_alive()
+    send(line, of(1).message())
+    meeting.join(60)
+    assert set(followers._members) == {1, 2} and len(others) == 1
+
+
+@pytest.mark.parametrize("last", [None, {"failed": "no memory"}])
+def test_a_rank_that_ends_before_all_have_come(met, monkeypatch, last) -> None:
+    followers, name = met
+    monkeypatch.setenv("FOUNDRY_RANK_TIMEOUT", "30")
+    line = said(name, of(1))
+    send(line, ALIVE)
+    if last:
+        send(line, last)
+    line.close()
+    why = last["failed"] if last else "it has ended"
+    with pytest.raises(FoundryError, match=rf"rank 1 \(process 1001\) cannot take part: {why}"):
+        followers.meet(OWN)
+
+
+def test_ranks_of_a_process_with_many_files_open(monkeypatch) -> None:
+    """A server has one for each client; select(2) takes those below 1024 alone."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    files = [os.open(os.devnull, os.O_RDONLY)]
+    try:
+        while files[-1] < 1100:
+            files.append(os.dup(files[0]))
+        name = f"foundryrt-test-{secrets.token_hex(8)}"
+        with Followers(2, range(2), name) as followers:
+            line = said(name, replace(OWN, rank=1, world=2))
+            followers.meet(replace(OWN, world=2))
+            send(line, {"stage": "slab"})
+            assert list(followers.await_all("slab")) == [1]
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_who_is_no_rank_is_sent_away(met) -> None:
@@ -202,6 +251,29 @@ def test_the_first_loss_is_the_one_that_is_told(met) -> None:
     with pytest.raises(RankLost, match=r"rank 2 .* is tired"):
         followers.check()
     assert len(lines) == 2
+
+
+def test_a_rank_that_says_nothing_is_lost(met, monkeypatch) -> None:
+    monkeypatch.setattr("foundryrt.ranks.followers.patience", lambda: 0.3)
+    monkeypatch.setattr("foundryrt.ranks.followers._SILENT", 0.1)
+    monkeypatch.setattr("foundryrt.ranks.followers._LOOK", 0.05)
+    followers, name = met
+    lines = [said(name, of(rank)) for rank in (1, 2)]
+    followers.meet(OWN)
+    while followers.lost is None:
+        send(lines[1], ALIVE)
+        time.sleep(0.02)
+    with pytest.raises(RankLost, match=r"rank 1 \(process 1001\) said nothing for 0\.3 s"):
+        followers.check()
+
+
+def test_the_rank_that_did_not_answer_is_lost_and_not_the_one_that_says_so(met) -> None:
+    followers, name = met
+    lines = [said(name, of(rank)) for rank in (1, 2)]
+    followers.meet(OWN)
+    send(lines[0], {"missing": 2})
+    with pytest.raises(RankLost, match=r"rank 2 \(process 1002\) did not answer within 8 s"):
+        followers.await_all("slab")
 
 
 def test_ends_that_are_expected_are_no_loss(met) -> None:
