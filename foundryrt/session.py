@@ -184,7 +184,7 @@ class Session:
             finally:
                 self._bundle.close()
 
-    def graph(self, name: str, **key: int | str) -> Graph:
+    def graph(self, name: str, /, **key: int | str) -> Graph:
         """The graph of that name and key; UsageError lists what there is."""
         self._backend()
         index = graph_index(self.graphs, name, key)
@@ -250,7 +250,7 @@ class Session:
         """How many rows, the first dimension, each tensor has that may grow, by name."""
         return rows_of(self._bundle.manifest)
 
-    def ready(self, name: str | None = None, **key: int | str) -> int:
+    def ready(self, name: str | None = None, /, **key: int | str) -> int:
         """How many graphs can be launched without waiting; given a graph, 1 if it can, else 0.
 
         A graph that is not ready is made ready by its first launch, ahead of all others.
