@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from foundryrt.arrays import check_array
 from foundryrt.errors import UsageError
@@ -18,17 +18,20 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[Any]]
 
+T = TypeVar("T")
+
 
 class Pipeline(Protocol):
     """Launches in flight, each in one of the slots 0 to depth - 1.
 
-    One thread may submit while another waits.
+    One thread may submit while another waits. UsageError for another slot, for a name that is no
+    input, and once it or its session is closed.
     """
 
     depth: int
 
     def staging(self, name: str) -> NDArray[Any]:
-        """A new array like input `name`; from such an array `submit` copies to the device at once.
+        """A new array like input `name`, of its shape and dtype; from such an array `submit` copies to the device at once.
 
         It lives as long as the pipeline, and must keep its values until the slot's `wait`.
         """
@@ -47,7 +50,10 @@ class Pipeline(Protocol):
         """
 
     def submit(self, slot: int, values: Arrays) -> None:
-        """Start a launch with these inputs; the slot's last one must have been waited for."""
+        """Start a launch with these inputs; the slot's last one must have been waited for.
+
+        UsageError unless every input is there, with its shape and dtype.
+        """
 
     def done(self, slot: int) -> bool:
         """Whether `wait` would return at once."""
@@ -80,6 +86,19 @@ class Pipeline(Protocol):
 def untimed() -> UsageError:
     """What `moments` raises where nobody asked for times."""
     return UsageError("this pipeline keeps no times; make it with timed=True")
+
+
+def input_named(name: str, inputs: Mapping[str, T]) -> T:
+    """What belongs to the input of that name; UsageError lists what there is."""
+    if name not in inputs:
+        raise UsageError(f"no input {name!r}; the pipeline takes {', '.join(inputs) or 'none'}")
+    return inputs[name]
+
+
+def check_slot(slot: int, depth: int) -> None:
+    """UsageError unless a pipeline of that depth has this slot."""
+    if not 0 <= slot < depth:
+        raise UsageError(f"slot {slot}: the pipeline has 0 to {depth - 1}")
 
 
 def check_inputs(values: Arrays, wanted: Mapping[str, Tensor]) -> None:

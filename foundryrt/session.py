@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from foundryrt.backend import Backend, open_backend
 from foundryrt.bundle import schema
 from foundryrt.bundle.reader import Bundle
-from foundryrt.errors import UsageError
+from foundryrt.errors import UsageError, closed
 from foundryrt.graph import Graph, graph_index, listed
 from foundryrt.grow import growing_regions, grown, rows_of
 from foundryrt.remote.bundle import open_bundle
@@ -191,11 +191,14 @@ class Session:
         return Graph(self._backend, partial(self._schema, graph=index), index)
 
     def tensor(self, name: str) -> Tensor:
-        """A shared tensor in place: a numpy view on host, a DeviceTensor on cuda."""
+        """A shared tensor in place: a numpy view on host, a DeviceTensor on cuda (see `Tensor`).
+
+        UsageError where none has that name, here and below.
+        """
         return self._backend().tensor(self._schema(name))
 
     def read(self, name: str) -> NDArray[Any]:
-        """A copy of a shared tensor."""
+        """A copy of a shared tensor in host memory, of its shape and dtype."""
         return self._backend().read(self._schema(name))
 
     def write(self, name: str, values: NDArray[Any]) -> None:
@@ -203,7 +206,7 @@ class Session:
         self._backend().write(self._schema(name), values)
 
     def file(self, name: str) -> bytes:
-        """A file that was attached at capture."""
+        """A file that was attached at capture; UsageError where none has that name."""
         return self._with_file(name).file(name)
 
     def file_digest(self, name: str) -> bytes:
@@ -304,7 +307,7 @@ class Session:
 
     def _backend(self) -> Backend:
         if self._opened is None:
-            raise UsageError("the session is closed; open the bundle again")
+            raise closed()
         return self._opened
 
     def _schema(self, name: str, graph: int = -1) -> schema.Tensor:
@@ -337,4 +340,8 @@ def _open(
 
 def _indices(bundle: Bundle, graphs: Iterable[GraphKey]) -> list[int]:
     known = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
-    return [graph_index(known, name, dict(key)) for name, key in graphs]
+    try:
+        wanted = [(name, dict(key)) for name, key in graphs]
+    except (TypeError, ValueError):
+        raise UsageError('graphs are named as in ("decode", {"batch": 8})') from None
+    return [graph_index(known, name, key) for name, key in wanted]
