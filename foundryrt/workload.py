@@ -7,6 +7,7 @@ in foundryc/workload.py. A module may be both.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -212,8 +213,9 @@ def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"workload {path}: no such file")
     name = FILE_PREFIX + path.stem
-    if name in sys.modules:
-        return sys.modules[name]
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == os.path.abspath(path):
+        return known
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"workload {path}: is no Python file")

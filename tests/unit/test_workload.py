@@ -160,6 +160,15 @@ def test_a_file_that_cannot_be_imported(tmp_path: Path, text: str, message: str)
         find_run("x", str(path))
 
 
+def test_files_of_one_name_are_two_workloads(tmp_path: Path) -> None:
+    text = "class Options: value = {}\ndef run(session, options, json): pass"
+    for value in (1, 2):
+        path = tmp_path / str(value) / "same.py"
+        path.parent.mkdir()
+        path.write_text(text.format(value))
+        assert find_run("x", str(path)).Options.value == value
+
+
 def test_options_are_a_dataclass() -> None:
     with pytest.raises(UsageError, match="Path: is no dataclass"):
         options.parse(Path, [])
