@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from foundryrt.errors import UsageError
+from foundryrt.whole import whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray  # imported by code that asks for arrays: it takes long
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from foundryrt.bundle import schema
     from foundryrt.pipeline import Pipeline
     from foundryrt.protocols import Readback, Tensor
+
+_STREAMS = (1 << 64) - 1
+_DEPTH = 1 << 16
 
 
 class Graph:
@@ -30,7 +34,10 @@ class Graph:
         """Run the graph; on cuda queue it on `stream`, by default the session's.
 
         `stream` is a CUstream: torch's `stream.cuda_stream`, which is 0 for CUDA's default stream.
+        UsageError where it is no number.
         """
+        if stream is not None:
+            stream = whole("stream", stream, _STREAMS, "give torch's stream.cuda_stream")
         self._backend().launch(self._index, stream)
 
     def ready(self, soon: bool = False) -> bool:
@@ -78,8 +85,7 @@ class Graph:
         The session closes it at the latest. On cuda it has streams of its own, on which copies and
         launches overlap. UsageError for a depth below 1, and for a name that is no tensor's.
         """
-        if not isinstance(depth, int) or depth < 1:
-            raise UsageError(f"a pipeline of depth {depth!r}: use 1 or more")
+        depth = whole("depth", depth, _DEPTH, least=1)
         for names in (inputs, outputs, lazy):
             if isinstance(names, str):
                 raise UsageError(f"{names!r}: give a list of names")

@@ -20,6 +20,7 @@ from foundryrt.grow import growing_regions, grown, rows_of
 from foundryrt.remote.bundle import open_bundle
 from foundryrt.same_weights import check_same_weights
 from foundryrt.trust import KeyPath, resolve
+from foundryrt.whole import whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray  # imported by code that asks for arrays: it takes long
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from foundryrt.protocols import GraphKey, Tensor
     from foundryrt.ranks.followers import Followers
     from foundryrt.trust import Trust
+
+_ADDRESSES = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class Session:
         process is rank 0, on their first device. They do what this session does until it is closed,
         which ends them; RankLost where one fails. Without them such a bundle runs alone.
         """
+        device = whole("device", device, (1 << 31) - 1)
+        base = None if base is None else whole("base", base, _ADDRESSES, "give an address")
         how = _How(resolve(trust), None if weights is None else Path(weights), device, followers)
         if followers is not None and (base is not None or place or grow):
             raise UsageError("ranks open a bundle as it is: give them no base, place or grow")

@@ -202,7 +202,7 @@ def test_wrong_use_says_what_there_is(bundle: Path, wrong: object, message: str)
     [
         (lambda g: g.pipeline("x", ["y"]), "'x': give a list of names"),
         (lambda g: g.pipeline(["x"], ["y"], lazy="y"), "'y': give a list of names"),
-        (lambda g: g.pipeline(["x"], ["y"], depth=1.5), "depth 1.5"),
+        (lambda g: g.pipeline(["x"], ["y"], depth=1.5), "depth is a float"),
         (lambda g: g.pipeline(["x"], ["y"]).staging("z"), "no input 'z'; the pipeline takes x"),
         (lambda g: g.pipeline(["x"], ["y"], 2).submit(2, {"x": VALUES}), "slot 2: .* 0 to 1"),
         (lambda g: g.pipeline(["x"], ["y"], 2).wait(-1), "slot -1: .* 0 to 1"),
