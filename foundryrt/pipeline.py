@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from foundryrt.arrays import check_array
 from foundryrt.errors import UsageError
+from foundryrt.whole import whole
 
 if TYPE_CHECKING:
     from ctypes import c_int64
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, NDArray[Any]]
 
 T = TypeVar("T")
+_MEMORY = 1 << 47
 
 
 class Pipeline(Protocol):
@@ -37,13 +39,15 @@ class Pipeline(Protocol):
         """
 
     def memory(self, size: int, ahead: bool = False) -> NDArray[np.uint8]:
-        """So many new bytes, for `staging` arrays of any inputs anywhere in them.
+        """`size` new bytes, for `staging` arrays of any inputs anywhere in them.
 
         With `ahead` their values go to the device before `submit`, by `upload`.
         """
 
     def upload(self, values: NDArray[Any]) -> None:
         """Start to copy a dense part of memory made with `ahead`; of other arrays nothing is done.
+
+        UsageError for an array with gaps.
 
         All values of an input that lies in such memory must have been uploaded before `submit`,
         and so again after they were changed. Any one thread may do so, beside all other calls.
@@ -93,6 +97,17 @@ def input_named(name: str, inputs: Mapping[str, T]) -> T:
     if name not in inputs:
         raise UsageError(f"no input {name!r}; the pipeline takes {', '.join(inputs) or 'none'}")
     return inputs[name]
+
+
+def check_size(size: int) -> int:
+    """The bytes that `memory` is asked for; UsageError for what is no such number."""
+    return whole("memory of a pipeline: the size", size, _MEMORY)
+
+
+def check_part(values: NDArray[Any]) -> None:
+    """UsageError where an array that is to be uploaded has gaps: they would be taken for it."""
+    if not values.flags.c_contiguous:
+        raise UsageError("upload: give a dense part of the memory, without gaps")
 
 
 def check_slot(slot: int, depth: int) -> None:

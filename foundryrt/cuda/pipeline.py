@@ -35,7 +35,7 @@ from foundryrt.native.queued import (
     Call,
     Calls,
 )
-from foundryrt.pipeline import check_inputs, check_slot, input_named, untimed
+from foundryrt.pipeline import check_inputs, check_part, check_size, check_slot, input_named, untimed
 from foundryrt.undo import Undo
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class CudaPipeline:
 
     def memory(self, size: int, ahead: bool = False) -> NDArray[np.uint8]:
         self._enter()
-        host = self._pin(size)
+        host = self._pin(check_size(size))
         begin, like = host.ctypes.data, 0
         if ahead:
             like = self._device.cuda.make(self._memory, "cuMemAlloc_v2", max(1, size))
@@ -218,6 +218,7 @@ class CudaPipeline:
         return self._blocks[at]
 
     def upload(self, values: NDArray[Any]) -> None:
+        check_part(values)
         block = self._block(values)
         if block is not None and block.device:
             self._enter()

@@ -109,11 +109,15 @@ class DeviceTensor:
         return data
 
     def write_bytes(self, data: Buffer) -> None:
-        """Replace the `extent` bytes, gaps between strided elements too; UsageError for more or
-        fewer."""
+        """Replace the `extent` bytes, gaps between strided elements too.
+
+        UsageError for more or fewer, and for bytes that do not lie one after another.
+        """
         if self.readonly:
             raise UsageError(f"{self.schema.name} is only to be read here: use Session.write")
         view = memoryview(data)
+        if not view.c_contiguous:
+            raise UsageError(f"{self.schema.name}: the bytes given have gaps between them")
         if view.nbytes != self.extent:
             raise UsageError(f"{self.schema.name} has {self.extent} bytes, not {view.nbytes}")
         if not view.nbytes:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.errors import closed
-from foundryrt.pipeline import check_inputs, check_slot, input_named, untimed
+from foundryrt.pipeline import check_inputs, check_part, check_size, check_slot, input_named, untimed
 
 if TYPE_CHECKING:
     from ctypes import c_int64
@@ -53,10 +53,11 @@ class HostPipeline:
         return np.empty(view.shape, view.dtype)
 
     def memory(self, size: int, ahead: bool = False) -> NDArray[np.uint8]:
-        return np.empty(size, np.uint8)
+        return np.empty(check_size(size), np.uint8)
 
     def upload(self, values: NDArray[Any]) -> None:
         """`submit` reads them where they are."""
+        check_part(values)
 
     def submit(self, slot: int, values: Arrays) -> None:
         self._check(slot)

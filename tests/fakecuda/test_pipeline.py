@@ -266,3 +266,17 @@ def test_what_is_closed_makes_no_driver_call(path, fake):
         with pytest.raises(UsageError, match="the session is closed"):
             call()
     assert fake.live == ""
+
+
+def test_sizes_and_parts_that_cannot_be_are_refused(path, fake):
+    with Session.open(path) as session:
+        graph = session.graph("step", by=11)
+        pipeline = graph.pipeline(("state",), ("result",))
+        memory = pipeline.memory(4096, ahead=True)
+        with pytest.raises(UsageError, match="without gaps"):
+            pipeline.upload(memory[::2])
+        for size in (-1, 1.5, 1 << 70):
+            with pytest.raises(UsageError, match="memory of a pipeline"):
+                pipeline.memory(size)
+        with pytest.raises(UsageError, match="gaps between them"):
+            graph.tensor("result").write_bytes(memory[:128:2])
