@@ -133,7 +133,8 @@ class Recorder:
         `role`: weight and constant are only read by graphs; state is kept and updated in place by
         them; input is written before a launch; output is memory that graphs write results into.
         Every role begins, online, with the contents it has now. `slices` say where in the user's
-        files a weight's contents come from: it is then stored as that recipe. On cuda, register
+        files a weight's contents come from: it is then stored as that recipe, and not compared with
+        them, as `module` does. On cuda, register
         weights without slices before those with: the bundle holds all up to the last without.
         Slices may be of single ranks, the same number of elements for each (`WeightSlice.rank`).
 

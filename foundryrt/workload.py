@@ -150,7 +150,7 @@ def installed(group: str, name: str) -> ModuleType:
     for entry in entry_points(group=group, name=name):
         return _imported(name, entry.load)
     known = ", ".join(names(group)) or "none"
-    graphs = ", or script, which launches every graph once" if group == RUN else ""
+    graphs = "; --workload script launches every graph once" if group == RUN else ""
     raise UsageError(
         f"no workload {name!r} is installed, only {known}; any other is given by its file:"
         f" --workload FILE.py{graphs}"

@@ -35,7 +35,14 @@ from foundryrt.native.queued import (
     Call,
     Calls,
 )
-from foundryrt.pipeline import check_inputs, check_part, check_size, check_slot, input_named, untimed
+from foundryrt.pipeline import (
+    check_inputs,
+    check_part,
+    check_size,
+    check_slot,
+    input_named,
+    untimed,
+)
 from foundryrt.undo import Undo
 
 if TYPE_CHECKING:

@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foundryrt.errors import closed
-from foundryrt.pipeline import check_inputs, check_part, check_size, check_slot, input_named, untimed
+from foundryrt.pipeline import (
+    check_inputs,
+    check_part,
+    check_size,
+    check_slot,
+    input_named,
+    untimed,
+)
 
 if TYPE_CHECKING:
     from ctypes import c_int64

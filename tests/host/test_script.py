@@ -272,7 +272,7 @@ open("status", "w").write(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 def test_whatever_a_script_raises_is_shown_without_frames_of_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], failure: str
 ) -> None:
-    with pytest.raises(FoundryError, match="demo.py: failed with"):
+    with pytest.raises(FoundryError, match=r"demo.py: failed with"):
         capture(tmp_path, RECORDS + failure)
     shown = capsys.readouterr().err
     assert "demo.py" in shown and "foundryc/script.py" not in shown and "contextlib" not in shown
