@@ -332,30 +332,36 @@ def _first_on_path(folder: str) -> Iterator[None]:
 @contextmanager
 def _same_folder() -> Iterator[None]:
     """Return to the current folder, which relative paths of the command's options are in."""
-    here = os.open(".", os.O_PATH | os.O_DIRECTORY)
+    here = os.getcwd()
     try:
         yield
     finally:
-        os.fchdir(here)
-        os.close(here)
+        try:
+            os.chdir(here)
+        except OSError as error:
+            raise FoundryError(
+                f"{here}: the script has removed the folder that it was run in: {error.strerror}"
+            ) from error
 
 
 @contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
     """Have what is printed go to stderr, by child processes and libraries in C, too."""
-    libc = ctypes.CDLL(None)
-    try:
+    libc, kept = ctypes.CDLL(None), None
+    with suppress(OSError):  # one of them is closed
         kept = os.dup(1)
-    except OSError:  # it is closed
-        kept = -1
+        os.dup2(2, 1)
     try:
-        with suppress(OSError):
-            if kept != -1:
-                os.dup2(2, 1)
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr or open(os.devnull, "w")):  # noqa: SIM115
             yield
     finally:
         libc.fflush(None)
-        if kept != -1:
-            os.dup2(kept, 1)
-            os.close(kept)
+        if kept is not None:
+            try:
+                os.dup2(kept, 1)
+                os.close(kept)
+            except OSError as error:
+                raise FoundryError(
+                    "the script has closed files that it did not open, the command's output among"
+                    f" them: {error.strerror}"
+                ) from error

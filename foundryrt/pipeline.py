@@ -35,7 +35,8 @@ class Pipeline(Protocol):
     def staging(self, name: str) -> NDArray[Any]:
         """A new array like input `name`; from such an array `submit` copies to the device at once.
 
-        It has the input's shape and dtype, lives as long as the pipeline, and must keep its values until the slot's `wait`.
+        It has the input's shape and dtype. It lives as long as the pipeline, and must keep its
+        values until the slot's `wait`.
         """
 
     def memory(self, size: int, ahead: bool = False) -> NDArray[np.uint8]:
