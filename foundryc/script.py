@@ -352,7 +352,7 @@ def _stdout_to_stderr() -> Iterator[None]:
         kept = os.dup(1)
         os.dup2(2, 1)
     try:
-        with redirect_stdout(sys.stderr or open(os.devnull, "w")):  # noqa: SIM115
+        with redirect_stdout(sys.stderr or open(os.devnull, "w")):
             yield
     finally:
         libc.fflush(None)
