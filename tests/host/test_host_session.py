@@ -259,10 +259,14 @@ def test_a_child_forked_during_a_launch_can_launch(bundle: Path) -> None:
         try:
             for _ in range(10):
                 if (child := os.fork()) == 0:
+                    signal.signal(signal.SIGALRM, signal.SIG_DFL)
                     signal.alarm(20)
-                    session.write("count", np.array([1, 2]))
-                    graph.launch()
-                    os._exit(graph.read("next").tolist() != [3, 5])
+                    try:
+                        session.write("count", np.array([1, 2]))
+                        graph.launch()
+                        os._exit(graph.read("next").tolist() != [3, 5])
+                    finally:
+                        os._exit(1)
                 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         finally:
             ended.set()
