@@ -11,11 +11,11 @@ from typing import SupportsIndex, cast
 
 import torch
 
+from foundryc.write import Setting
 from foundryrt.bundle.layout import printable
 from foundryrt.errors import UsageError
 from foundryrt.printable import quoted
 
-Setting = None | bool | int | float | str
 _INTEGERS = range(-(1 << 63), 1 << 64)
 """Those that MessagePack has."""
 

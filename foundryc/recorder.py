@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import torch
 
 from foundryc import accepted, capture_file
-from foundryc.accepted import Setting
 from foundryc.capture import Capture
 from foundryc.elsewhere import Elsewhere, moved, store
 from foundryc.home import without_home
@@ -21,7 +20,7 @@ from foundryc.ranks import Ranks, open_ranks
 from foundryc.recording import GraphRecording, Recording
 from foundryc.relocate import write_proved
 from foundryc.weights import WeightSlice
-from foundryc.write import write_bundle
+from foundryc.write import Setting, write_bundle
 from foundryrt.bundle.layout import check_name
 from foundryrt.bundle.schema import ROLES, TARGETS
 from foundryrt.bundle.writer import check_output

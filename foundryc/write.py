@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from foundryc.accepted import Setting
 from foundryc.capture import Capture, RegionImage
 from foundryc.template import GraphTable, Member, share
 from foundryc.weights import build_weights
@@ -27,6 +26,8 @@ from foundryrt.bundle.schema import (
 )
 from foundryrt.bundle.tables import MEMBER_COLUMNS, TEMPLATE_COLUMNS, pack
 from foundryrt.bundle.writer import BundleWriter
+
+Setting = None | bool | int | float | str
 
 
 def write_bundle(

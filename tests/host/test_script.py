@@ -226,6 +226,24 @@ def test_a_bundle_never_replaces_its_script(tmp_path: Path) -> None:
     assert (tmp_path / "demo.py").read_text() == RECORDS
 
 
+def test_a_run_never_replaces_its_workload(tmp_path: Path) -> None:
+    text = """
+from dataclasses import dataclass
+from foundryrt.options import option
+@dataclass
+class Options:
+    out: str = option("", "Results.", writes=True)
+def run(session, options, json): open(options.out, "w")
+"""
+    (tmp_path / "work.py").write_text(text)
+    bundle = capture(tmp_path, RECORDS)
+    words = ["run", str(bundle), "--workload", "work.py", "--out", "work.py"]
+    command = [sys.executable, "-c", "from foundryrt.start import main; main()", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "is read, and would be replaced" in done.stderr
+    assert (tmp_path / "work.py").read_text() == text
+
+
 def test_the_bundle_is_where_it_was_asked_for_whatever_the_script_does(tmp_path: Path) -> None:
     text = (
         RECORDS
