@@ -93,8 +93,8 @@ def capture(
     A workload's own options go anywhere between these (see `foundryc workloads NAME`):
     `foundryc capture --model smollm2`, `foundryc capture --grid 1024x32`.
 
-    `foundryc capture SCRIPT.py ARGUMENTS` runs a script and keeps what it marks by
-    `foundryc.record`; after `--` all words are the script's.
+    `foundryc capture SCRIPT.py ARGUMENTS` runs a script, or `-m package.module ARGUMENTS` a module,
+    and keeps what it marks by `foundryc.record`; after `--` all words are the script's.
     """
     elsewhere.give_back()
     with reporting():

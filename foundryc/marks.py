@@ -63,6 +63,8 @@ def record(name: str, /, **key: int | str) -> AbstractContextManager[GraphRecord
     before; the graph has them as they are there. `as graph`: `graph.input(name, tensor)` names
     memory that is written before a launch, `graph.output(name, tensor)` a result. A name and key
     are recorded the first time. Run the same code once before, as for `torch.cuda.graph`.
+    The key's values are integers and texts; UsageError, with the script's line, for others, and
+    where a block that runs again names other tensors.
     """
     return UNRECORDED if active is None else active.record(name, key)
 

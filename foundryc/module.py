@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from foundryc import accepted
 from foundryc.weights import StoredTensor, TensorFile, WeightSlice
 from foundryc.weights.contents import StoredParts
 from foundryc.weights.folders import model_folder, stored_tensors
@@ -74,10 +75,9 @@ def _shared(module: torch.nn.Module) -> Iterator[tuple[str, tuple[torch.Tensor, 
 
 
 def _check_plain(name: str, tensor: torch.Tensor) -> None:
-    kind = type(tensor.data).__name__
-    if kind != "Tensor" or tensor.layout != torch.strided or tensor.is_meta:
-        what = "on the meta device" if tensor.is_meta else f"a {tensor.layout} {kind}"
-        raise UsageError(f"{name}: is {what}; a module's tensors must be dense and in memory")
+    kind = type(accepted.tensor(name, tensor).data).__name__
+    if kind != "Tensor":
+        raise UsageError(f"{name}: is a {kind}; a module's tensors must be plain ones")
 
 
 def _recipe(parts: StoredParts, name: str, tensor: torch.Tensor) -> Sequence[WeightSlice]:
@@ -97,7 +97,7 @@ def _rows(tensor: torch.Tensor, dtype: str) -> AnyArray:
 
 def _given(files: Iterable[WeightPath]) -> list[StoredTensor]:
     found: list[StoredTensor] = []
-    for path in map(Path, files):
+    for path in map(Path, [files] if isinstance(files, (str, os.PathLike)) else files):
         tensors = stored_tensors(path) if path.is_dir() else TensorFile(path).tensors
         found += tensors.values()
     return found

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 
-from foundryc import capture_file
+from foundryc import accepted, capture_file
 from foundryc.capture import Capture
 from foundryc.elsewhere import Elsewhere, moved, store
 from foundryc.home import without_home
@@ -23,13 +23,16 @@ from foundryc.weights import WeightSlice
 from foundryc.write import Setting, write_bundle
 from foundryrt.bundle.layout import check_name
 from foundryrt.bundle.schema import ROLES, TARGETS
+from foundryrt.bundle.writer import check_output
 from foundryrt.errors import UsageError
+from foundryrt.regular import refuse_input
 
 if TYPE_CHECKING:
     from foundryc.cuda.build import Build
     from foundryc.cuda.recording import CudaRecording
 
 F = TypeVar("F", bound=Callable[..., object])
+Key = dict[str, int | str]
 
 
 def _open_recording(target: str, base: int | None, compared: bool) -> Recording:
@@ -64,7 +67,7 @@ class Recorder:
         self,
         target: str,
         workload: str,
-        settings: dict[str, Setting],
+        settings: Mapping[str, Setting],
         compile: bool = False,
         progress: Callable[[str], None] | None = None,
         base: int | None = None,
@@ -81,17 +84,14 @@ class Recorder:
             raise UsageError("architectures are of GPUs: only --target cuda has them")
         if elsewhere is not None and target != "cuda":
             raise UsageError("captures elsewhere are compared for --target cuda alone")
-        for key, value in settings.items():
-            if not (value is None or isinstance(value, (bool, int, float, str))):
-                raise UsageError(
-                    f"setting {key}: {type(value).__name__} is no number, text or None"
-                )
+        if base is not None and target != "cuda":
+            raise UsageError(f"base {base:#x}: only --target cuda has memory at an address")
         self._progress = progress or (lambda _: None)
         self.target = target
-        self._workload = workload
+        self._workload = accepted.name("the workload", workload)
         self._settings = {
             key: without_home(value) if isinstance(value, str) else value
-            for key, value in settings.items()
+            for key, value in accepted.settings(settings).items()
         }
         self._files: dict[str, bytes] = {}
         self._elsewhere = elsewhere
@@ -100,6 +100,11 @@ class Recorder:
         self._architectures = tuple(dict.fromkeys(architectures))
         self._ranks: Ranks | None = None
         self._begun = False
+        self._graphs: set[str] = set()
+        self._inside = ""
+        """The graph whose block is running."""
+        self._read: set[Path] = set()
+        """Weight files: the bundle must replace none of them."""
         self._by_rank = False
         """Whether ranks have unlike weights."""
 
@@ -127,7 +132,8 @@ class Recorder:
         `role`: weight and constant are only read by graphs; state is kept and updated in place by
         them; input is written before a launch; output is memory that graphs write results into.
         Every role begins, online, with the contents it has now. `slices` say where in the user's
-        files a weight's contents come from: it is then stored as that recipe. On cuda, register
+        files a weight's contents come from: it is then stored as that recipe, and not compared with
+        them, as `module` does. On cuda, register
         weights without slices before those with: the bundle holds all up to the last without.
         Slices may be of single ranks, the same number of elements for each (`WeightSlice.rank`).
 
@@ -136,19 +142,34 @@ class Recorder:
         must then not take its sizes from this tensor: where anything but its size is another one,
         the bundle keeps the reason, and the tensor its rows. On host it stays.
         """
+        self._check_tensor(name, tensor)
         if role not in ROLES:
             raise UsageError(f"{name}: role {role!r}, use one of {', '.join(ROLES)}")
         if slices and role != "weight":
             raise UsageError(f"{name}: only weights are filled from files, this is a {role}")
         self._by_rank = self._by_rank or any(part.rank >= 0 for part in slices or ())
-        if grows is None or self.target == "host":
+        self._read |= {part.stored.path for part in slices or ()}
+        if grows is None:
             return self._recording.register(name, tensor, role, slices or ())
         if role != "state" or not tensor.dim() or not tensor.numel() or grows < tensor.shape[0]:
             raise UsageError(
                 f"{name}: only state with rows grows, to no fewer than it has; this is a {role} of"
                 f" shape {tuple(tensor.shape)} that is to grow to {grows}"
             )
+        if self.target == "host":
+            return self._recording.register(name, tensor, role)
         return cast("CudaRecording", self._recording).register_growing(name, tensor, grows)
+
+    def _check_tensor(self, name: str, tensor: torch.Tensor) -> None:
+        accepted.tensor(accepted.name("the tensor", name), tensor)
+        self._outside(name)
+
+    def _outside(self, what: str) -> None:
+        """UsageError within the block of a graph."""
+        if self._inside:
+            raise UsageError(
+                f"{what}: inside the block of graph {self._inside}; do it before, or after"
+            )
 
     def module(
         self, module: torch.nn.Module, prefix: str = "", files: Iterable[WeightPath] | None = None
@@ -163,6 +184,8 @@ class Recorder:
         graphs only read; buffers that no file holds are state.
         UsageError where a tensor is not dense or is on the meta device, or a file is damaged.
         """
+        if not isinstance(module, torch.nn.Module):
+            raise UsageError(f"{prefix!r}: is a {type(module).__name__}; give a torch module")
         for member in members(module, files):
             placed = self.register(
                 prefix + member.name, member.tensors[0].detach(), member.role, member.slices
@@ -198,6 +221,7 @@ class Recorder:
 
     def keep(self, name: str, tensor: torch.Tensor) -> None:
         """Name a tensor of the program, where it lies, as state that all graphs share."""
+        self._check_tensor(name, tensor)
         self._recording.keep(name, tensor)
 
     def given(self, name: str, tensor: torch.Tensor) -> None:
@@ -213,6 +237,7 @@ class Recorder:
                 f"{name}: a capture with memory that is given cannot be compared with others; make"
                 " it with --no-relocate"
             )
+        self._check_tensor(name, tensor)
         self._recording.given(name, tensor)
 
     def ranks(self, world: int, capacity: int) -> Ranks:
@@ -230,18 +255,36 @@ class Recorder:
         return self._ranks
 
     @contextmanager
-    def graph(self, name: str, **key: int | str) -> Iterator[GraphRecording]:
-        """Record the body of the `with` block as graph `name`; `key` tells its variants apart."""
-        self._progress(f"recording graph {name}({_variant(key)})")
-        self._begun = True
-        if self._ranks is None:
+    def graph(self, name: str, /, **key: int | str) -> Iterator[GraphRecording]:
+        """Record the body of the `with` block as graph `name`; `key` tells its variants apart.
+
+        Nothing is kept of a graph whose block is left by an exception. UsageError for a name and
+        key that a graph has already, within another graph's block, and for what no name or key can
+        be.
+        """
+        label, key = self._new_graph(name, key)
+        self._progress(f"recording graph {label}")
+        self._begun, self._inside = True, label
+        try:
+            if self._ranks is not None:
+                self._ranks.begin()
             with self._recording.graph(name, **key) as graph:
                 yield graph
-            return
-        self._ranks.begin()
-        with self._recording.graph(name, **key) as graph:
-            yield graph
-            self._ranks.settle()
+                if self._ranks is not None:
+                    self._ranks.settle()
+        finally:
+            self._inside = ""
+        self._graphs.add(label)
+
+    def _new_graph(self, name: str, key: Mapping[str, int | str]) -> tuple[str, Key]:
+        """What to call a graph, and its key; UsageError where it cannot be or is there already."""
+        accepted.name("the graph", name)
+        key = accepted.key(name, key)
+        label = f"{name}({', '.join(f'{part}={value!r}' for part, value in sorted(key.items()))})"
+        self._outside(f"graph {label}")
+        if label in self._graphs:
+            raise UsageError(f"two graphs are named {label}; tell them apart by a key")
+        return label, key
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -271,7 +314,7 @@ class Recorder:
         return self._recording.pool
 
     def adopt(
-        self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, **key: int | str
+        self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, /, **key: int | str
     ) -> None:
         """Keep a CUDA graph that other code captured as graph `name`, with its results by name.
 
@@ -281,22 +324,37 @@ class Recorder:
         where it uses memory of the host or random numbers; UsageError on host, which has no CUDA
         graphs.
         """
-        self._progress(f"adopting graph {name}({_variant(key)})")
+        label, key = self._new_graph(name, key)
+        for output, tensor in outputs.items():
+            accepted.tensor(accepted.name(f"graph {label}: output", output), tensor)
+        self._progress(f"adopting graph {label}")
         self._begun = True
         self._recording.adopt(raw_graph, outputs, name, **key)
+        self._graphs.add(label)
 
     def attach(self, name: str, data: bytes) -> None:
-        """Put a file into the bundle; online it is `session.file(name)`."""
-        check_name(name)
+        """Put a file into the bundle; online it is `session.file(name)`.
+
+        UsageError for a name given twice, longer than 64 bytes or not printable.
+        """
+        check_name(accepted.name("the file", name))
         if name in self._files:
             raise UsageError(f"two files are attached as {name!r}")
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise UsageError(f"file {name!r}: is a {type(data).__name__}; give its bytes")
         self._files[name] = bytes(data)
 
     def save(self, path: str | os.PathLike[str], embed_weights: bool = False) -> None:
-        """Write the bundle; weights that have slices are stored only with `embed_weights`.
+        """Write the bundle to the file `path`, over any that is there, once it is whole.
 
-        UsageError where they would have to be those of one rank.
+        Weights that have slices are stored only with `embed_weights`; UsageError where they would
+        have to be those of one rank, within a graph's block, and where `path` is one of the weight
+        files or in no folder. FoundryError where the disk or a weight file fails.
         """
+        self._outside(f"saving {path!s}")
+        if store() is None:
+            check_output(Path(path))
+            refuse_input("the output", path, self._read)
         if embed_weights and self._by_rank:
             raise UsageError(
                 f"{path}: ranks have weights of their own, which cannot be embedded: leave them in"
@@ -323,7 +381,3 @@ class Recorder:
 
     def _write(self, path: str | os.PathLike[str], capture: Capture) -> None:
         write_bundle(path, capture, self._workload, self._settings, self._files)
-
-
-def _variant(key: Mapping[str, int | str]) -> str:
-    return ", ".join(f"{k}={v}" for k, v in key.items())

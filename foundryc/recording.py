@@ -40,7 +40,7 @@ class Recording(Protocol):
     def keep(self, name: str, tensor: torch.Tensor) -> None:
         """A name for memory of the program."""
 
-    def graph(self, name: str, **key: int | str) -> AbstractContextManager[GraphRecording]:
+    def graph(self, name: str, /, **key: int | str) -> AbstractContextManager[GraphRecording]:
         """Records the body of the `with` block."""
 
     @property
@@ -51,7 +51,7 @@ class Recording(Protocol):
         """Names memory that whoever opens the bundle gives."""
 
     def adopt(
-        self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, **key: int | str
+        self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, /, **key: int | str
     ) -> None:
         """Keeps a CUgraph that other code captured."""
 

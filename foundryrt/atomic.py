@@ -47,6 +47,8 @@ class AtomicFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if isinstance(error, OSError) and error.filename in (None, str(self.temporary)):
+            error.filename = str(self.path)  # the name that somebody gave
         # A close may fail on a full disk; the temporary file goes in any case.
         with contextlib.suppress(OSError):
             self.file.close()

@@ -142,6 +142,7 @@ def run(
             driver = find_run(opened.manifest.workload.name, name)
             chosen = _parsed(driver.Options, context.args)
             inputs = [opened.path, *weight_paths(opened.manifest, weights)]
+            inputs += [Path(file) for file in [getattr(driver, "__file__", None)] if file]
             for field, path in options.written(chosen).items():
                 refuse_input(options.flag(field), path, inputs)
             with (

@@ -36,6 +36,11 @@ class UsageError(FoundryError):
     exit_code = 2
 
 
+def closed(what: str = "the session") -> UsageError:
+    """What a call says of something that is closed."""
+    return UsageError(f"{what} is closed; open the bundle again")
+
+
 class Unreadable(FoundryError):
     """A file is there, but its permissions or the disk do not let it be read."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from foundryrt.errors import UsageError
+from foundryrt.whole import whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray  # imported by code that asks for arrays: it takes long
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from foundryrt.bundle import schema
     from foundryrt.pipeline import Pipeline
     from foundryrt.protocols import Readback, Tensor
+
+_STREAMS = (1 << 64) - 1
+_DEPTH = 1 << 16
 
 
 class Graph:
@@ -30,7 +34,10 @@ class Graph:
         """Run the graph; on cuda queue it on `stream`, by default the session's.
 
         `stream` is a CUstream: torch's `stream.cuda_stream`, which is 0 for CUDA's default stream.
+        UsageError where it is no number.
         """
+        if stream is not None:
+            stream = whole("stream", stream, _STREAMS, "give torch's stream.cuda_stream")
         self._backend().launch(self._index, stream)
 
     def ready(self, soon: bool = False) -> bool:
@@ -41,11 +48,14 @@ class Graph:
         return bool(backend.ready(self._index))
 
     def tensor(self, name: str) -> Tensor:
-        """An output of this graph, or a shared tensor, in place (see `Session.tensor`)."""
+        """An input or output of this graph, or a shared tensor, in place (see `Session.tensor`).
+
+        Where both have the name it is the graph's. UsageError where none has, here and below.
+        """
         return self._backend().tensor(self._find(name))
 
     def read(self, name: str) -> NDArray[Any]:
-        """A copy of an output of this graph or of a shared tensor."""
+        """A copy of such a tensor in host memory, of its shape and dtype (see `Tensor`)."""
         return self._backend().read(self._find(name))
 
     def readback(self, name: str) -> Readback:
@@ -56,7 +66,7 @@ class Graph:
         return self._backend().readback(self._find(name))
 
     def write(self, name: str, values: NDArray[Any]) -> None:
-        """Replace the contents of a tensor; UsageError unless shape and dtype agree."""
+        """Replace the contents of such a tensor; UsageError unless shape and dtype agree."""
         self._backend().write(self._find(name), values)
 
     def pipeline(
@@ -73,10 +83,12 @@ class Graph:
         `timed`: its `moments` may be asked for.
 
         The session closes it at the latest. On cuda it has streams of its own, on which copies and
-        launches overlap.
+        launches overlap. UsageError for a depth below 1, and for a name that is no tensor's.
         """
-        if depth < 1:
-            raise UsageError(f"a pipeline of depth {depth}: use 1 or more")
+        depth = whole("depth", depth, _DEPTH, least=1)
+        for names in (inputs, outputs, lazy):
+            if isinstance(names, str):
+                raise UsageError(f"{names!r}: give a list of names")
         sent, back = ({name: self.tensor(name) for name in names} for names in (inputs, outputs))
         if others := set(lazy) - back.keys():
             raise UsageError(f"lazy {', '.join(sorted(others))}: name outputs of the pipeline")

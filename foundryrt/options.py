@@ -138,6 +138,12 @@ def _field(argument: str) -> str:
 
 
 def _fields(options: type[Any]) -> dict[str, tuple[dataclasses.Field[Any], type]]:
+    """The fields with their types; UsageError for a class that cannot be a command's options."""
+    if not dataclasses.is_dataclass(options):
+        raise UsageError(
+            f"{options.__module__}.{options.__qualname__}: is no dataclass, which options are the"
+            " fields of"
+        )
     hints = typing.get_type_hints(options)
     return {
         field.name: (field, _scalar(hints[field.name]))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from foundryrt.arrays import check_array
 from foundryrt.errors import UsageError
+from foundryrt.whole import whole
 
 if TYPE_CHECKING:
     from ctypes import c_int64
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[Any]]
 
+T = TypeVar("T")
+_MEMORY = 1 << 47
+
 
 class Pipeline(Protocol):
     """Launches in flight, each in one of the slots 0 to depth - 1.
 
-    One thread may submit while another waits.
+    One thread may submit while another waits. UsageError for another slot, for a name that is no
+    input, and once it or its session is closed.
     """
 
     depth: int
@@ -30,11 +35,12 @@ class Pipeline(Protocol):
     def staging(self, name: str) -> NDArray[Any]:
         """A new array like input `name`; from such an array `submit` copies to the device at once.
 
-        It lives as long as the pipeline, and must keep its values until the slot's `wait`.
+        It has the input's shape and dtype. It lives as long as the pipeline, and must keep its
+        values until the slot's `wait`.
         """
 
     def memory(self, size: int, ahead: bool = False) -> NDArray[np.uint8]:
-        """So many new bytes, for `staging` arrays of any inputs anywhere in them.
+        """`size` new bytes, for `staging` arrays of any inputs anywhere in them.
 
         With `ahead` their values go to the device before `submit`, by `upload`.
         """
@@ -42,12 +48,17 @@ class Pipeline(Protocol):
     def upload(self, values: NDArray[Any]) -> None:
         """Start to copy a dense part of memory made with `ahead`; of other arrays nothing is done.
 
+        UsageError for an array with gaps.
+
         All values of an input that lies in such memory must have been uploaded before `submit`,
         and so again after they were changed. Any one thread may do so, beside all other calls.
         """
 
     def submit(self, slot: int, values: Arrays) -> None:
-        """Start a launch with these inputs; the slot's last one must have been waited for."""
+        """Start a launch with these inputs; the slot's last one must have been waited for.
+
+        UsageError unless every input is there, with its shape and dtype.
+        """
 
     def done(self, slot: int) -> bool:
         """Whether `wait` would return at once."""
@@ -80,6 +91,30 @@ class Pipeline(Protocol):
 def untimed() -> UsageError:
     """What `moments` raises where nobody asked for times."""
     return UsageError("this pipeline keeps no times; make it with timed=True")
+
+
+def input_named(name: str, inputs: Mapping[str, T]) -> T:
+    """What belongs to the input of that name; UsageError lists what there is."""
+    if name not in inputs:
+        raise UsageError(f"no input {name!r}; the pipeline takes {', '.join(inputs) or 'none'}")
+    return inputs[name]
+
+
+def check_size(size: int) -> int:
+    """The bytes that `memory` is asked for; UsageError for what is no such number."""
+    return whole("memory of a pipeline: the size", size, _MEMORY)
+
+
+def check_part(values: NDArray[Any]) -> None:
+    """UsageError where an array that is to be uploaded has gaps: they would be taken for it."""
+    if not values.flags.c_contiguous:
+        raise UsageError("upload: give a dense part of the memory, without gaps")
+
+
+def check_slot(slot: int, depth: int) -> None:
+    """UsageError unless a pipeline of that depth has this slot."""
+    if not 0 <= slot < depth:
+        raise UsageError(f"slot {slot}: the pipeline has 0 to {depth - 1}")
 
 
 def check_inputs(values: Arrays, wanted: Mapping[str, Tensor]) -> None:

@@ -90,7 +90,7 @@ class GraphsLike(Protocol):
     def rows(self) -> Mapping[str, int]:
         """How many rows each tensor has that may have more than at capture, by name."""
 
-    def graph(self, name: str, **key: int | str) -> Launchable:
+    def graph(self, name: str, /, **key: int | str) -> Launchable:
         """The graph of that name and key; UsageError where there is none."""
 
     def write(self, name: str, values: NDArray[Any]) -> None:

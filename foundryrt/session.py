@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from foundryrt.backend import Backend, open_backend
 from foundryrt.bundle import schema
 from foundryrt.bundle.reader import Bundle
-from foundryrt.errors import UsageError
+from foundryrt.errors import UsageError, closed
 from foundryrt.graph import Graph, graph_index, listed
 from foundryrt.grow import growing_regions, grown, rows_of
 from foundryrt.remote.bundle import open_bundle
 from foundryrt.same_weights import check_same_weights
 from foundryrt.trust import KeyPath, resolve
+from foundryrt.whole import whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray  # imported by code that asks for arrays: it takes long
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from foundryrt.protocols import GraphKey, Tensor
     from foundryrt.ranks.followers import Followers
     from foundryrt.trust import Trust
+
+_ADDRESSES = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class Session:
         process is rank 0, on their first device. They do what this session does until it is closed,
         which ends them; RankLost where one fails. Without them such a bundle runs alone.
         """
+        device = whole("device", device, (1 << 31) - 1)
+        base = None if base is None else whole("base", base, _ADDRESSES, "give an address")
         how = _How(resolve(trust), None if weights is None else Path(weights), device, followers)
         if followers is not None and (base is not None or place or grow):
             raise UsageError("ranks open a bundle as it is: give them no base, place or grow")
@@ -184,18 +189,21 @@ class Session:
             finally:
                 self._bundle.close()
 
-    def graph(self, name: str, **key: int | str) -> Graph:
+    def graph(self, name: str, /, **key: int | str) -> Graph:
         """The graph of that name and key; UsageError lists what there is."""
         self._backend()
         index = graph_index(self.graphs, name, key)
         return Graph(self._backend, partial(self._schema, graph=index), index)
 
     def tensor(self, name: str) -> Tensor:
-        """A shared tensor in place: a numpy view on host, a DeviceTensor on cuda."""
+        """A shared tensor in place: a numpy view on host, a DeviceTensor on cuda (see `Tensor`).
+
+        UsageError where none has that name, here and below.
+        """
         return self._backend().tensor(self._schema(name))
 
     def read(self, name: str) -> NDArray[Any]:
-        """A copy of a shared tensor."""
+        """A copy of a shared tensor in host memory, of its shape and dtype."""
         return self._backend().read(self._schema(name))
 
     def write(self, name: str, values: NDArray[Any]) -> None:
@@ -203,7 +211,7 @@ class Session:
         self._backend().write(self._schema(name), values)
 
     def file(self, name: str) -> bytes:
-        """A file that was attached at capture."""
+        """A file that was attached at capture; UsageError where none has that name."""
         return self._with_file(name).file(name)
 
     def file_digest(self, name: str) -> bytes:
@@ -250,7 +258,7 @@ class Session:
         """How many rows, the first dimension, each tensor has that may grow, by name."""
         return rows_of(self._bundle.manifest)
 
-    def ready(self, name: str | None = None, **key: int | str) -> int:
+    def ready(self, name: str | None = None, /, **key: int | str) -> int:
         """How many graphs can be launched without waiting; given a graph, 1 if it can, else 0.
 
         A graph that is not ready is made ready by its first launch, ahead of all others.
@@ -304,7 +312,7 @@ class Session:
 
     def _backend(self) -> Backend:
         if self._opened is None:
-            raise UsageError("the session is closed; open the bundle again")
+            raise closed()
         return self._opened
 
     def _schema(self, name: str, graph: int = -1) -> schema.Tensor:
@@ -337,4 +345,8 @@ def _open(
 
 def _indices(bundle: Bundle, graphs: Iterable[GraphKey]) -> list[int]:
     known = [(graph.name, dict(graph.key)) for graph in bundle.manifest.graphs]
-    return [graph_index(known, name, dict(key)) for name, key in graphs]
+    try:
+        wanted = [(name, dict(key)) for name, key in graphs]
+    except (TypeError, ValueError):
+        raise UsageError('graphs are named as in ("decode", {"batch": 8})') from None
+    return [graph_index(known, name, key) for name, key in wanted]

@@ -77,6 +77,11 @@ class Undo:
         """Have `step` run before those pushed earlier. It may run again after an interrupt."""
         self._steps.append(step)
 
+    @property
+    def pending(self) -> bool:
+        """Whether steps are left: what they undo is there."""
+        return bool(self._steps)
+
     def part(self) -> Undo:
         """An Undo that is closed in the place of a step of this one, if not before."""
         part = object.__new__(Undo)  # nothing but this one's steps have it run

@@ -7,6 +7,7 @@ in foundryc/workload.py. A module may be both.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -149,9 +150,10 @@ def installed(group: str, name: str) -> ModuleType:
     for entry in entry_points(group=group, name=name):
         return _imported(name, entry.load)
     known = ", ".join(names(group)) or "none"
+    graphs = "; --workload script launches every graph once" if group == RUN else ""
     raise UsageError(
         f"no workload {name!r} is installed, only {known}; any other is given by its file:"
-        " --workload FILE.py"
+        f" --workload FILE.py{graphs}"
     )
 
 
@@ -183,20 +185,37 @@ def find(group: str, name: str) -> ModuleType:
 def _imported(name: str, load: Callable[[], ModuleType]) -> ModuleType:
     try:
         return load()
-    except ImportError as error:
+    except FoundryError:
+        raise
+    except ModuleNotFoundError as error:
         extra = _EXTRAS.get(error.name or "", name)
         remedy = f": {install(extra)}" if extra in (*_EXTRAS.values(), *names(RUN)) else ""
         raise FoundryError(
             f"workload {name!r} needs {error.name or error}, which is not installed{remedy}"
         ) from error
+    except Exception as error:
+        raise FoundryError(
+            f"workload {name!r} cannot be imported: {type(error).__name__}: {error}{_place(error)}"
+        ) from error
+
+
+def _place(error: Exception) -> str:
+    """Where a module failed: file and line."""
+    if isinstance(error, SyntaxError):
+        return ""  # it says so itself
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f" ({trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno})" if trace else ""
 
 
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"workload {path}: no such file")
     name = FILE_PREFIX + path.stem
-    if name in sys.modules:
-        return sys.modules[name]
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == os.path.abspath(path):
+        return known
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"workload {path}: is no Python file")

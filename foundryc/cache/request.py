@@ -120,10 +120,15 @@ class Request:
         )
 
     def inputs(self) -> list[Path]:
-        """Files that the settings name; UsageError where one is missing."""
-        if not isinstance(self.module, workload.WithInputs):
-            return []
-        return [path for paths in self.module.inputs(self.settings).values() for path in paths]
+        """The workload's or script's file, and those that the settings name.
+
+        UsageError where one of these is missing.
+        """
+        own = getattr(self.module, "__file__", None)
+        found = [] if own is None else [Path(own)]
+        if isinstance(self.module, workload.WithInputs):
+            found += [p for paths in self.module.inputs(self.settings).values() for p in paths]
+        return found
 
     def parts(self, device_profile: str | None = None, given: Sequence[str] = ()) -> Parts:
         """The parts of its key, on this machine or the named device; `given` are NAME=VALUE."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from foundryc import accepted
 from foundryc.template import GraphTable
 from foundryc.weights import WeightSlice
 from foundryrt.errors import UsageError
@@ -47,15 +48,17 @@ class RecordedGraph:
 
     def input(self, name: str, tensor: torch.Tensor) -> None:
         """Name memory from before this graph, to be written before its launches."""
-        self._check_name(name)
+        self._check("input", name, tensor)
         self.inputs.append(NamedTensor(name, "input", tensor, self.index))
 
     def output(self, name: str, tensor: torch.Tensor) -> None:
         """Name a result of this graph."""
-        self._check_name(name)
+        self._check("output", name, tensor)
         self.outputs.append(NamedTensor(name, "output", tensor, self.index))
 
-    def _check_name(self, name: str) -> None:
+    def _check(self, what: str, name: str, tensor: torch.Tensor) -> None:
+        accepted.name(f"graph {self.name}: {what}", name)
+        accepted.tensor(f"graph {self.name}: {what} {name!r}", tensor)
         if any(known.name == name for known in self.named):
             raise UsageError(f"graph {self.name}: two inputs or outputs are named {name!r}")
 

@@ -193,7 +193,7 @@ class CudaRecording:
         self.foreign.give(name, storage.data_ptr(), storage.nbytes())
 
     @contextmanager
-    def graph(self, name: str, **key: int | str) -> Iterator[RecordedGraph]:
+    def graph(self, name: str, /, **key: int | str) -> Iterator[RecordedGraph]:
         """Capture the body as one graph; in a program it runs, too, as the program expects."""
         if self._program is None:
             with self._captured(name, key) as recorded:
@@ -234,13 +234,13 @@ class CudaRecording:
         graph.table = replace(graph.table, builds={**graph.table.builds, architecture: table})
 
     def adopt(
-        self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, **key: int | str
+        self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, /, **key: int | str
     ) -> None:
         """Keep the CUgraph with the handle `raw_graph` as one graph; see Recorder.adopt."""
         self._end_warm_up()
         recorded = RecordedGraph(name, key, len(self.graphs))
         for output, tensor in outputs.items():
-            recorded.output(output, tensor)
+            recorded.outputs.append(NamedTensor(output, "output", tensor, recorded.index))
         self._keep(recorded, raw_graph)
 
     def _end_warm_up(self) -> None:

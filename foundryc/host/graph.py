@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from foundryc import accepted
 from foundryc.host.buffers import Buffer, Kind, Memory, TensorRef, reference
 from foundryc.host.encode import Encoded, Node, references
 from foundryc.host.plan import Lifetime
@@ -38,7 +39,7 @@ class RecordedGraph:
         UsageError outside the graph's `with` block, for a name given twice, or for a tensor that
         the graph made.
         """
-        self._check_name("input", name)
+        self._check("input", name, tensor)
         buffer = self._find(tensor)
         kinds = (Kind.REGISTERED, Kind.OUTPUT)
         if buffer is None or buffer.kind not in kinds or buffer.graph == self.label:
@@ -55,7 +56,7 @@ class RecordedGraph:
         The tensor is one that the graph made, a registered one, or a view of either.
         UsageError outside the graph's `with` block or for a name given twice.
         """
-        self._check_name("output", name)
+        self._check("output", name, tensor)
         plain = tensor.resolve_conj().resolve_neg()
         buffer = self._find(plain)
         if buffer is None or (buffer.kind is Kind.SCRATCH and buffer.graph != self.label):
@@ -64,7 +65,9 @@ class RecordedGraph:
             buffer.kind = Kind.OUTPUT
         self.outputs.append((name, reference(plain, buffer), plain))
 
-    def _check_name(self, what: str, name: str) -> None:
+    def _check(self, what: str, name: str, tensor: torch.Tensor) -> None:
+        accepted.name(f"{self.label}: {what}", name)
+        accepted.tensor(f"{self.label}: {what} {name!r}", tensor)
         if not self.open:
             raise UsageError(f"{self.label}: name {what} {name!r} inside the graph's with block")
         if name in [known for known, *_ in (*self.inputs, *self.outputs)]:

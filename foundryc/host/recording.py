@@ -47,7 +47,6 @@ class HostRecording:
         self._slabs: list[tuple[Buffer, torch.Tensor]] = []
         self._unseen: list[Buffer] = []
         """Kept memory whose first contents are those before the next graph."""
-        self._active = False
         self._program = False
 
     def register(
@@ -56,8 +55,6 @@ class HostRecording:
         """See Recorder.register; a tensor registered before gets a further name."""
         if any(known.name == name for known in self._tensors):
             raise UsageError(f"two tensors are registered as {name!r}")
-        if self._active:
-            raise UsageError(f"{name}: register tensors before the graph, not inside it")
         _check_dense(name, tensor)
         buffer = self._memory.find(tensor)
         if buffer is None or buffer.kind is not Kind.REGISTERED:
@@ -95,7 +92,7 @@ class HostRecording:
         """See Recorder.keep."""
         if any(known.name == name for known in self._tensors):
             raise UsageError(f"two tensors are registered as {name!r}")
-        if not self._program or self._active:
+        if not self._program:
             raise UsageError(f"{name}: keep tensors in a program, before or after a graph")
         _check_dense(name, tensor)
         buffer = self._memory.find(tensor)
@@ -136,19 +133,14 @@ class HostRecording:
         self._unseen.clear()
 
     @contextmanager
-    def graph(self, name: str, **key: int | str) -> Iterator[RecordedGraph]:
+    def graph(self, name: str, /, **key: int | str) -> Iterator[RecordedGraph]:
         """Record the body; nothing is kept of a graph that is left by an exception."""
         label = f"{name}[{', '.join(f'{k}={v}' for k, v in key.items())}]" if key else name
-        if any(known.name == name and known.key == key for known in self._graphs):
-            raise UsageError(f"two graphs are named {label}")
-        if self._active:
-            raise UsageError(f"graph {label} begins inside another graph")
         _check_numerics()
         self._remember_kept()
         adopt = partial(self._adopt, f"graph {label}") if self._program else None
         graph = RecordedGraph(name, key, f"graph {label}", self._memory, adopt)
         tape = Tape(graph.label, self._memory, self._space, self._kept, self._choices, adopt)
-        self._active = True
         try:
             with tape.recording():
                 yield graph
@@ -160,7 +152,6 @@ class HostRecording:
             raise
         finally:
             graph.open = False
-            self._active = False
 
     def _finish(self, graph: RecordedGraph, tape: Tape) -> None:
         lifetimes = lifetimes_of(tape.nodes)
@@ -203,7 +194,7 @@ class HostRecording:
         raise UsageError("only --target cuda has a pool for graphs that other code captures")
 
     def adopt(
-        self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, **key: int | str
+        self, raw_graph: int, outputs: Mapping[str, torch.Tensor], name: str, /, **key: int | str
     ) -> None:
         """UsageError: a CPU has no CUDA graphs."""
         raise UsageError(f"graph {name}: only --target cuda can adopt a CUDA graph")

@@ -17,7 +17,12 @@ _BLOCK = 8 << 20  # bytes of a source
 
 @dataclass(frozen=True)
 class WeightSlice:
-    """Rows of a stored tensor that fill rows of a parameter, both seen as 2-D."""
+    """Rows of a stored tensor that fill rows of a parameter, both seen as 2-D.
+
+    Row i of `rows` is row `source_row + i * source_row_step` of the stored tensor, and becomes row
+    `row + i * row_step` of the parameter: `columns` elements, from `source_column` to `column`. The
+    type is converted where the two differ.
+    """
 
     stored: StoredTensor
     rows: int

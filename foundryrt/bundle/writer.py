@@ -33,6 +33,13 @@ _LEVEL = 3
 
 def check_output(path: Path) -> None:
     """UsageError or FoundryError where no bundle can be put at `path`."""
+    try:
+        _check_output(path)
+    except OSError as error:  # such as a name that is too long
+        raise FoundryError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _check_output(path: Path) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():
@@ -136,7 +143,7 @@ class BundleWriter:
             self._file.seek(0)
             self._file.write(pack_header(table, table_offset, table_offset + len(table)))
             self._target.sync()
-            with Bundle.open(self._target.temporary) as bundle:
+            with Bundle.map(self._target.temporary, name=str(self.path)) as bundle:
                 bundle.check_tables()
             self._target.commit()
         except OSError as error:

@@ -22,7 +22,7 @@ from foundryrt.cuda.device import Device
 from foundryrt.cuda.driver import EVENT_WITH_TIME, EVENT_WITHOUT_TIME, NON_BLOCKING
 from foundryrt.cuda.pinned import pin
 from foundryrt.cuda.tensor import DeviceTensor
-from foundryrt.errors import UsageError
+from foundryrt.errors import UsageError, closed
 from foundryrt.native.idle import idle
 from foundryrt.native.queued import (
     LAUNCH,
@@ -35,7 +35,14 @@ from foundryrt.native.queued import (
     Call,
     Calls,
 )
-from foundryrt.pipeline import check_inputs, untimed
+from foundryrt.pipeline import (
+    check_inputs,
+    check_part,
+    check_size,
+    check_slot,
+    input_named,
+    untimed,
+)
 from foundryrt.undo import Undo
 
 if TYPE_CHECKING:
@@ -124,6 +131,16 @@ class CudaPipeline:
             self._undo.rollback()
             raise
 
+    def _enter(self) -> None:
+        if not self._undo.pending:
+            raise closed("the pipeline")
+        self._device.enter()
+
+    def _slot(self, slot: int) -> _Slot:
+        self._enter()
+        check_slot(slot, self.depth)
+        return self._slots[slot]
+
     def _event(self, flags: int) -> int:
         return self._device.cuda.make(self._memory, "cuEventCreate", flags)
 
@@ -187,12 +204,12 @@ class CudaPipeline:
         return np.frombuffer(pin(self._device, max(1, size), self._memory), np.uint8, size)
 
     def staging(self, name: str) -> NDArray[Any]:
-        tensor = self._inputs[name]
+        tensor = input_named(name, self._inputs)
         return tensor.view(self.memory(tensor.extent))
 
     def memory(self, size: int, ahead: bool = False) -> NDArray[np.uint8]:
-        self._device.enter()
-        host = self._pin(size)
+        self._enter()
+        host = self._pin(check_size(size))
         begin, like = host.ctypes.data, 0
         if ahead:
             like = self._device.cuda.make(self._memory, "cuMemAlloc_v2", max(1, size))
@@ -208,9 +225,10 @@ class CudaPipeline:
         return self._blocks[at]
 
     def upload(self, values: NDArray[Any]) -> None:
+        check_part(values)
         block = self._block(values)
         if block is not None and block.device:
-            self._device.enter()
+            self._enter()
             to = block.device + values.ctypes.data - block.begin
             self._device.cuda.at_once(
                 "cuMemcpyHtoDAsync_v2", to, values.ctypes.data, values.nbytes, self._copy_in
@@ -218,8 +236,7 @@ class CudaPipeline:
 
     def submit(self, slot: int, values: Arrays) -> None:
         check_inputs(values, self._inputs)
-        self._device.enter()
-        used = self._slots[slot]
+        used = self._slot(slot)
         for index, (name, buffer) in enumerate(used.inputs.items()):
             source, there = self._arriving(values[name], buffer)
             to_device, to_tensor = used.calls[index], used.calls[len(used.inputs) + 2 + index]
@@ -245,12 +262,11 @@ class CudaPipeline:
         return address, buffer.device
 
     def done(self, slot: int) -> bool:
-        self._device.enter()
-        return self._device.cuda.query("cuEventQuery", self._slots[slot].done)
+        return self._device.cuda.query("cuEventQuery", self._slot(slot).done)
 
     def idle(self, slot: int | None, word: c_int64, seen: int, seconds: float) -> None:
-        self._device.enter()
-        idle(0 if slot is None else self._slots[slot].done, word, seen, seconds)
+        self._enter()
+        idle(0 if slot is None else self._slot(slot).done, word, seen, seconds)
 
     def wait(self, slot: int) -> Arrays:
         if not self.done(slot):
@@ -260,8 +276,7 @@ class CudaPipeline:
     def moments(self, slot: int) -> tuple[float, float, float]:
         if self._began is None:
             raise untimed()
-        self._device.enter()
-        used = self._slots[slot]
+        used = self._slot(slot)
         arrived, computed, done = map(self._since, (used.arrived, used.computed, used.done))
         return arrived, computed, done
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from foundryrt.cuda.driver import EVENT_WITHOUT_TIME
 from foundryrt.cuda.pinned import pin
 from foundryrt.cuda.tensor import DeviceTensor
+from foundryrt.errors import closed
 from foundryrt.undo import Undo
 
 
@@ -22,7 +23,7 @@ class CudaReadback:
     overlaps = True
 
     def __init__(self, tensor: DeviceTensor, undo: Undo) -> None:
-        self._tensor, self._device = tensor, tensor.device
+        self._tensor, self._device, self._undo = tensor, tensor.device, undo
         self._device.enter()
         try:
             pinned = pin(self._device, max(1, tensor.extent), undo)
@@ -34,8 +35,13 @@ class CudaReadback:
         self._view = tensor.view(self._host)
         self._address = self._host.ctypes.data
 
-    def start(self) -> None:
+    def _enter(self) -> None:
+        if not self._undo.pending:
+            raise closed()
         self._device.enter()
+
+    def start(self) -> None:
+        self._enter()
         cuda, tensor = self._device.cuda, self._tensor
         if tensor.extent:
             cuda(
@@ -44,6 +50,6 @@ class CudaReadback:
         cuda("cuEventRecord", self._event, tensor.stream)
 
     def wait(self) -> NDArray[Any]:
-        self._device.enter()
+        self._enter()
         self._device.cuda("cuEventSynchronize", self._event)
         return self._view

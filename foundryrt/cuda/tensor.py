@@ -10,11 +10,12 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from foundryrt.addresses import address_of
-from foundryrt.arrays import check_array
+from foundryrt.arrays import as_array, check_array
 from foundryrt.bundle.schema import DTYPES, SEEN_AS, Tensor
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.dlpack import CUDA, capsule
-from foundryrt.errors import UsageError
+from foundryrt.errors import UsageError, closed
+from foundryrt.undo import Undo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,19 +83,25 @@ class DeviceTensor:
         if self.readonly:
             raise BufferError(f"{self.schema.name} is only to be read: use read() or write()")
         # -1 is the protocol's "do not synchronize".
+        self._enter()
         if stream != -1:
-            self.device.enter()
             self.device.cuda("cuStreamSynchronize", self.stream)
         schema = self.schema
         return capsule(
             self, self.address, self.device.ordinal, schema.dtype, schema.shape, schema.strides
         )
 
+    def _enter(self) -> None:
+        """Make the device's context current; UsageError where the memory has been freed."""
+        if isinstance(self.owner, Undo) and not self.owner.pending:
+            raise closed()
+        self.device.enter()
+
     def read_bytes(self) -> bytearray:
         """A copy of the `extent` bytes, after everything queued on the session's stream."""
         data = bytearray(self.extent)
         if data:
-            self.device.enter()
+            self._enter()
             self.device.cuda(
                 "cuMemcpyDtoHAsync_v2", address_of(data), self.address, len(data), self.stream
             )
@@ -102,16 +109,20 @@ class DeviceTensor:
         return data
 
     def write_bytes(self, data: Buffer) -> None:
-        """Replace the `extent` bytes, gaps between strided elements too; UsageError for more or
-        fewer."""
+        """Replace the `extent` bytes, gaps between strided elements too.
+
+        UsageError for more or fewer, and for bytes that do not lie one after another.
+        """
         if self.readonly:
             raise UsageError(f"{self.schema.name} is only to be read here: use Session.write")
         view = memoryview(data)
+        if not view.c_contiguous:
+            raise UsageError(f"{self.schema.name}: the bytes given have gaps between them")
         if view.nbytes != self.extent:
             raise UsageError(f"{self.schema.name} has {self.extent} bytes, not {view.nbytes}")
         if not view.nbytes:
             return
-        self.device.enter()
+        self._enter()
         self.device.cuda(
             "cuMemcpyHtoDAsync_v2", self.address, address_of(view), view.nbytes, self.stream
         )
@@ -133,9 +144,7 @@ class DeviceTensor:
 
     def write(self, values: npt.NDArray[Any]) -> None:
         """Replace the contents; UsageError unless shape and dtype agree."""
-        import numpy as np
-
-        array = np.asarray(values)
+        array = as_array(self.schema.name, values)
         check_array(self.schema.name, array, self)
         # Gaps between strided elements keep what they hold.
         dense = self.extent == array.nbytes

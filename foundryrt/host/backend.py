@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from importlib import metadata
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foundryrt.arrays import check_array
+from foundryrt.arrays import as_array, check_array
 from foundryrt.bundle.alike import check_alike, given_regions
 from foundryrt.bundle.ranks import (
     BOUND_MS,
@@ -28,7 +30,7 @@ from foundryrt.bundle.ranks import (
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Tensor
 from foundryrt.convert import AnyArray
-from foundryrt.errors import FoundryError, UsageError, install
+from foundryrt.errors import FoundryError, UsageError, closed, install
 from foundryrt.host.admitted import check_names
 from foundryrt.host.arena import Arena, arena_bytes
 from foundryrt.host.pipeline import HostPipeline
@@ -78,7 +80,9 @@ class HostBackend:
         self.arena = Arena(arena_bytes(manifest))
         self._slab: int | None = None
         self._tapes: dict[int, Tape] = {}
+        self._closed = False
         self._launching = threading.RLock()
+        _backends.append(weakref.ref(self, _backends.remove))
         """Held by what writes to the arena: graphs share scratch memory, other sessions regions."""
         self._given = frozenset(place or {})
         self._share(place or {})
@@ -213,18 +217,25 @@ class HostBackend:
 
     def write(self, tensor: Tensor, values: NDArray[Any]) -> None:
         """Replace the contents of a tensor; UsageError unless shape and dtype agree."""
-        view, array = self.tensor(tensor), np.asarray(values)
+        view, array = self.tensor(tensor), as_array(tensor.name, values)
         check_array(tensor.name, array, view)
         with self._launching:
             view[...] = array
 
     def require(self, graph: int) -> Tape:
         """The calls of graph `graph`, prepared; every word of it is checked first."""
+        if self._closed:  # by a pipeline, or while another thread launches
+            raise closed()
         if graph not in self._tapes:
             from foundryrt.host.replay import arena_view, prepare
 
             view = arena_view(self.arena)
-            self._tapes[graph] = prepare(self._bundle, graph, view, self._threads)
+            try:
+                self._tapes[graph] = prepare(self._bundle, graph, view, self._threads)
+            except FoundryError:
+                if self._closed:  # meanwhile: it is not the bundle that is wrong
+                    raise closed() from None
+                raise
         return self._tapes[graph]
 
     def launch(self, graph: int, stream: int | None = None) -> None:
@@ -260,8 +271,31 @@ class HostBackend:
 
     def close(self) -> None:
         """Drop the graphs; the arena is freed with the last view of it."""
+        self._closed = True
         self._tapes.clear()
         self.arena.close()
+
+
+_backends: list[weakref.ref[HostBackend]] = []
+"""In the order in which they were made."""
+_forking: dict[int, list[threading.RLock]] = {}
+"""What each thread that forks holds meanwhile."""
+
+
+def _before_fork() -> None:
+    """A launch of another thread ends first: a child would have half of it, and wait forever."""
+    locks = [backend._launching for known in _backends if (backend := known()) is not None]
+    for lock in locks:
+        lock.acquire()
+    _forking[threading.get_ident()] = locks
+
+
+def _after_fork() -> None:
+    for lock in _forking.pop(threading.get_ident(), ()):
+        lock.release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def _check_torch(wanted: str) -> None:

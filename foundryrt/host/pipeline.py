@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foundryrt.pipeline import check_inputs, untimed
+from foundryrt.errors import closed
+from foundryrt.pipeline import (
+    check_inputs,
+    check_part,
+    check_size,
+    check_slot,
+    input_named,
+    untimed,
+)
 
 if TYPE_CHECKING:
     from ctypes import c_int64
@@ -39,6 +47,7 @@ class HostPipeline:
         self._launching = launching
         self._inputs = inputs
         self._outputs = outputs
+        self._closed = False
         self._began = time.perf_counter()
         self._moments = [(0.0, 0.0, 0.0)] * depth
         self._results = [
@@ -47,16 +56,18 @@ class HostPipeline:
         ]
 
     def staging(self, name: str) -> NDArray[Any]:
-        view = self._inputs[name]
+        view = input_named(name, self._inputs)
         return np.empty(view.shape, view.dtype)
 
     def memory(self, size: int, ahead: bool = False) -> NDArray[np.uint8]:
-        return np.empty(size, np.uint8)
+        return np.empty(check_size(size), np.uint8)
 
     def upload(self, values: NDArray[Any]) -> None:
         """`submit` reads them where they are."""
+        check_part(values)
 
     def submit(self, slot: int, values: Arrays) -> None:
+        self._check(slot)
         check_inputs(values, self._inputs)
         with self._launching:
             for name, view in self._inputs.items():
@@ -71,18 +82,27 @@ class HostPipeline:
         self._moments[slot] = first, second, last
 
     def done(self, slot: int) -> bool:
+        self._check(slot)
         return True
 
     def idle(self, slot: int | None, word: c_int64, seen: int, seconds: float) -> None:
         time.sleep(0)
 
     def wait(self, slot: int) -> Arrays:
+        self._check(slot)
         return self._results[slot]
 
     def moments(self, slot: int) -> tuple[float, float, float]:
         if not self._timed:  # as on a device, where times cost something
             raise untimed()
+        self._check(slot)
         return self._moments[slot]
+
+    def _check(self, slot: int) -> None:
+        if self._closed:
+            raise closed("the pipeline")
+        check_slot(slot, self.depth)
 
     def close(self) -> None:
         """Nothing is held."""
+        self._closed = True

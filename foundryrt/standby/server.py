@@ -220,11 +220,15 @@ class _Watch:
 
 @contextlib.contextmanager
 def _as_client(job: _Job) -> Iterator[None]:
-    """The client's files, folder, environment and arguments, and an end that is only its own."""
+    """The client's files, folder, environment and arguments, and an end that is only its own.
+
+    Modules that it finds in folders of its own are imported anew for the next command.
+    """
     kept = [os.dup(file) for file in range(3)]
     streams = sys.stdin, sys.stdout, sys.stderr
     folder, environment, arguments = os.getcwd(), dict(os.environ), sys.argv
     handlers = {number: signal.getsignal(number) for number in _SIGNALS.values()}
+    path, modules = sys.path[:], {name.partition(".")[0] for name in sys.modules}
     try:
         for file, own in zip(job.files, range(3), strict=True):
             os.dup2(file, own)
@@ -248,6 +252,19 @@ def _as_client(job: _Job) -> Iterator[None]:
         os.chdir(folder)
         _replace_environment(environment)
         sys.argv = arguments
+        _forget_modules(modules, {job.folder, *sys.path} - {"", *path})
+        sys.path[:] = path
+
+
+def _forget_modules(known: set[str], folders: set[str]) -> None:
+    """Drop modules in `folders`, but of packages that are `known`: another command may find other
+    files there, or have others of these names."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if name.partition(".")[0] not in known and any(
+            Path(file).is_relative_to(folder) for folder in folders
+        ):
+            del sys.modules[name]
 
 
 def _open(file: int, mode: str) -> TextIO:

@@ -20,6 +20,7 @@ from foundryrt.bundle.reader import Bundle
 from foundryrt.console import note
 from foundryrt.errors import FoundryError, RankLost
 from foundryrt.ranks.command import end_with, stop_serving
+from foundryrt.ranks.followers import Followers
 from parse_runtime.engine.engine import Stopped
 from parse_runtime.engine.protocols import Decoder, Target
 from parse_runtime.graphs.loading import Loaded
@@ -80,7 +81,7 @@ class Switching:
             except Exception as error:
                 self._under_way = False
                 # Not the error itself: its traceback would keep what was opened.
-                refusal = _refusal(asked, error, before)
+                refusal = _refusal(asked, error, before.session.followers)
                 note(f"switch failed: {refusal}")
                 done.set_exception(refusal)
             else:
@@ -230,11 +231,11 @@ def _heard(report: asyncio.Future[Report]) -> None:
         report.exception()
 
 
-def _refusal(asked: Asked, error: Exception, before: Served) -> ApiError:
+def _refusal(asked: Asked, error: Exception, ranks: Followers | None) -> ApiError:
+    """What the client is told; `ranks` are those of the bundle that was served."""
     if isinstance(error, Stopped) or not isinstance(error, FoundryError):
         return translated(error)
     message = str(error)
-    ranks = before.session.followers
     if asked.bundle not in message and not (ranks and message == str(ranks.lost)):
         message = f"{asked.bundle}: {message}"
     # From a rank there is the text of its error alone.

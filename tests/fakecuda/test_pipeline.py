@@ -236,3 +236,47 @@ def test_any_failing_call_undoes_everything(path, fake):
         fake.fail(0)
         use(session)
     assert fake.live == ""
+
+
+def test_what_is_closed_makes_no_driver_call(path, fake):
+    with Session.open(path) as session:
+        graph = session.graph("step", by=11)
+        first, second = (graph.pipeline(("state",), ("result",)) for _ in "ab")
+        readback, tensor = graph.readback("result"), graph.tensor("result")
+        first.close()
+        for call in (
+            lambda: first.submit(0, {"state": frame(0)}),
+            lambda: first.done(0),
+            lambda: first.wait(0),
+            lambda: first.staging("state"),
+        ):
+            with pytest.raises(UsageError, match="the pipeline is closed"):
+                call()
+        second.submit(0, {"state": frame(0)})
+        for slot in (-1, 3):
+            with pytest.raises(UsageError, match=f"slot {slot}: the pipeline has 0 to 2"):
+                second.submit(slot, {"state": frame(0)})
+    for call in (lambda: second.submit(0, {"state": frame(0)}), lambda: second.wait(0)):
+        with pytest.raises(UsageError, match="the pipeline is closed"):
+            call()
+    for call in (
+        readback.start, readback.wait, tensor.read, tensor.__dlpack__,
+        lambda: tensor.write(frame(0)),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="the session is closed"):
+            call()
+    assert fake.live == ""
+
+
+def test_sizes_and_parts_that_cannot_be_are_refused(path, fake):
+    with Session.open(path) as session:
+        graph = session.graph("step", by=11)
+        pipeline = graph.pipeline(("state",), ("result",))
+        memory = pipeline.memory(4096, ahead=True)
+        with pytest.raises(UsageError, match="without gaps"):
+            pipeline.upload(memory[::2])
+        for size in (-1, 1.5, 1 << 70):
+            with pytest.raises(UsageError, match="memory of a pipeline"):
+                pipeline.memory(size)
+        with pytest.raises(UsageError, match="gaps between them"):
+            graph.tensor("result").write_bytes(memory[:128:2])

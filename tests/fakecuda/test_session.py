@@ -410,3 +410,18 @@ assert resident() < closed + 30
 resource.setrlimit(resource.RLIMIT_AS, (1 << 46, resource.RLIM_INFINITY))
 assert min(use() for _ in range(3)) < closed + 80
 """)
+
+
+@pytest.mark.parametrize("stream", ["a", 1.5, object(), -1, 1 << 64])
+def test_what_is_no_stream_is_refused(path, fake, stream):
+    with Session.open(path) as session, pytest.raises(UsageError, match="stream"):
+        session.graph("step", by=11).launch(stream)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"device": "0"}, {"device": -1}, {"device": 1 << 40}, {"base": "0x1"}, {"base": -1}]
+)
+def test_what_is_no_device_or_address_is_refused(path, fake, wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Session.open(path, **wrong)
+    assert fake.live == ""

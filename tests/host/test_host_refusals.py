@@ -8,15 +8,19 @@ import inspect
 import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import _higher_order_ops
 
 from foundryc.host.refuse import NotRecordable
 from foundryc.recorder import Recorder
+from foundryrt import Session
 from foundryrt.errors import FoundryError, UsageError
 
 OUTSIDE = torch.ones(3)
@@ -320,17 +324,84 @@ def test_what_depends_on_hidden_state_is_found_by_the_proof(recorder: Recorder) 
     ("wrong", "message"),
     [
         (lambda r: r.register("x", torch.ones(1), role="parameter"), "role 'parameter'"),
-        (lambda r: r.register("x", torch.ones(1, device="meta"), role="input"), "CPU"),
+        (lambda r: r.register("x", torch.ones(1, device="meta"), role="input"), "meta device"),
+        (lambda r: r.register("x", [1.0], role="input"), "x: is a list; give a tensor"),
+        (lambda r: r.register("x", torch.nested.nested_tensor([OUTSIDE]), "input"), "nested"),
+        (lambda r: r.register("x", torch.ones(1), role="input", grows=9), "only state .* grows"),
+        (lambda r: r.register("x\n", torch.ones(1), role="input"), "printable letters"),
+        (lambda r: r.module([OUTSIDE]), "is a list; give a torch module"),
+        (lambda r: r.module(torch.nn.LazyLinear(3)), "weight: has no shape yet"),
+        (lambda r: r.module(torch.nn.Linear(1, 1), files="no file"), "no file: no such weight"),
+        (lambda r: r.attach("f", 5), "file 'f': is a int; give its bytes"),
+        (lambda r: r.attach("f", "text"), "file 'f': is a str; give its bytes"),
+        (lambda r: r.save("x" * 300), "cannot be written: File name too long"),
         (lambda r: [r.register("x", torch.ones(1), role="input") for _ in "ab"], "two tensors"),
         (lambda r: Recorder(target="tpu", workload="t", settings={}), "host, cuda"),
         (lambda r: Recorder(target="host", workload="t", settings={"a": []}), "setting a"),
+        (lambda r: Recorder(target="host", workload="t", settings={"a": 1 << 64}), "setting a=1"),
+        (lambda r: Recorder(target="host", workload="", settings={}), "workload ''"),
+        (lambda r: Recorder(target="host", workload="t", settings={}, base=1 << 46), "base 0x4"),
     ],
 )
-def test_wrong_calls_are_usage_errors(
+def test_wrong_calls_are_refused_at_once(
     recorder: Recorder, wrong: Callable[[Recorder], Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(FoundryError, match=message):
         wrong(recorder)
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", 5, "a\udc80"])
+def test_names_that_a_bundle_cannot_have_are_refused_at_once(recorder: Recorder, name: Any) -> None:
+    x = recorder.register("x", torch.ones(1), role="input")
+    with pytest.raises(UsageError, match="the graph"), recorder.graph(name):
+        pass
+    with pytest.raises(UsageError, match="graph g: output"), recorder.graph("g") as g:
+        g.output(name, x + 1)
+
+
+@pytest.mark.parametrize("value", [1.5, None, True, 1 << 64, "", "a\udc80", torch.tensor(1)])
+def test_keys_that_a_bundle_cannot_have_are_refused_at_once(recorder: Recorder, value: Any) -> None:
+    with pytest.raises(UsageError, match="graph g: batch"), recorder.graph("g", batch=value):
+        pass
+
+
+def test_any_word_can_be_in_a_key(recorder: Recorder, tmp_path: Path) -> None:
+    key = {"name": "x", "self": np.int64(3)}
+    recorder.attach("f", bytearray(b"x"))
+    x = recorder.register("x", torch.ones(1), role="input")
+    with recorder.graph("g", **key) as g:
+        g.output("y", x + 1)
+    with pytest.raises(UsageError, match="two graphs are named"), recorder.graph("g", **key):
+        pass
+    recorder.save(tmp_path / "x.fdy")
+    with Session.open(tmp_path / "x.fdy") as session:
+        assert session.graphs == [("g", {"name": "x", "self": 3})]
+        session.graph("g", **key).launch()
+        assert session.ready("g", **key) == 1
+
+
+def test_nothing_but_the_graph_is_recorded_in_its_block(recorder: Recorder, tmp_path: Path) -> None:
+    with recorder.graph("g", n=1):
+        for wrong in (
+            lambda: recorder.register("x", torch.ones(1), role="input"),
+            lambda: recorder.save(tmp_path / "x.fdy"),
+            lambda: recorder.graph("h").__enter__(),
+        ):
+            with pytest.raises(UsageError, match=r"inside the block of graph g\(n=1\)"):
+                wrong()
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_weight_file_is_never_replaced(recorder: Recorder, tmp_path: Path) -> None:
+    module = torch.nn.Linear(8, 8)
+    save_file(module.state_dict(), tmp_path / "model.safetensors")
+    before = (tmp_path / "model.safetensors").read_bytes()
+    recorder.module(module, files=[tmp_path / "model.safetensors"])
+    (tmp_path / "link.fdy").symlink_to("model.safetensors")
+    for name in ("model.safetensors", "link.fdy"):
+        with pytest.raises(UsageError, match="is read, and would be replaced"):
+            recorder.save(tmp_path / name)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
 def test_outputs_are_named_once_and_inside(recorder: Recorder) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
+import signal
+import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +28,8 @@ from foundryrt.errors import UsageError
 from foundryrt.session import Session
 from foundryrt.trust import NotSigned
 from foundryrt.weights import WeightsChanged, WeightsMissing
+
+VALUES = np.ones((4, 3), np.float32)
 
 
 def save(path: Path, embed: bool = False, folder: Path | None = None, scale: float = 1.0) -> Path:
@@ -180,11 +186,91 @@ def test_threads_of_the_capture_are_used_and_given_back(
         (lambda s: s.file_digest("other"), "notes.txt"),
         (lambda s: [s.close(), s.tensor("x")], "closed"),
         (lambda s: [s.close(), s.graph("step", batch=1, kind="plain")], "closed"),
+        (lambda s: s.write("x", [[1], [1, 2]]), "x: no array can be made of the values"),
+        (lambda s: s.prepare("step"), "graphs are named as in"),
+        (lambda s: s.prepare([("step",)]), "graphs are named as in"),
+        (lambda s: Session.open(s._bundle, first=[("step", {"batch": 1})]), "graphs are named"),
     ],
 )
 def test_wrong_use_says_what_there_is(bundle: Path, wrong: object, message: str) -> None:
     with Session.open(bundle) as session, pytest.raises(UsageError, match=message):
         wrong(session)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda g: g.pipeline("x", ["y"]), "'x': give a list of names"),
+        (lambda g: g.pipeline(["x"], ["y"], lazy="y"), "'y': give a list of names"),
+        (lambda g: g.pipeline(["x"], ["y"], depth=1.5), "depth is a float"),
+        (lambda g: g.pipeline(["x"], ["y"]).staging("z"), "no input 'z'; the pipeline takes x"),
+        (lambda g: g.pipeline(["x"], ["y"], 2).submit(2, {"x": VALUES}), "slot 2: .* 0 to 1"),
+        (lambda g: g.pipeline(["x"], ["y"], 2).wait(-1), "slot -1: .* 0 to 1"),
+        (lambda g: g.pipeline(["x"], ["y"]).submit(0, {"x": VALUES.tolist()}), "x: is a list"),
+    ],
+)
+def test_wrong_use_of_a_pipeline(bundle: Path, wrong: object, message: str) -> None:
+    with Session.open(bundle) as session, pytest.raises(UsageError, match=message):
+        wrong(session.graph("step", batch=1, kind="plain"))  # type: ignore[operator]
+
+
+def test_what_is_closed_says_so(bundle: Path) -> None:
+    with Session.open(bundle) as session:
+        graph = session.graph("step", batch=1, kind="plain")
+        first, second = (graph.pipeline(["x"], ["y"]) for _ in "ab")
+        first.close()
+        for call in (lambda: first.submit(0, {"x": VALUES}), lambda: first.wait(0)):
+            with pytest.raises(UsageError, match="the pipeline is closed"):
+                call()
+        second.submit(0, {"x": VALUES})
+    with pytest.raises(UsageError, match="the session is closed"):
+        second.submit(0, {"x": VALUES})
+
+
+def test_a_launch_beside_which_the_session_is_closed_says_so(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from foundryrt.host import replay
+
+    prepare = replay.prepare
+    session = Session.open(bundle)
+
+    def closing(*arguments: Any) -> replay.Tape:
+        session.close()
+        return prepare(*arguments)
+
+    monkeypatch.setattr(replay, "prepare", closing)
+    with pytest.raises(UsageError, match="the session is closed"):
+        session.graph("step", batch=1, kind="plain").launch()
+
+
+def test_a_child_forked_during_a_launch_can_launch(bundle: Path) -> None:
+    with Session.open(bundle) as session:
+        graph = session.graph("step", batch=4, kind="plain")
+        graph.launch()
+        ended = threading.Event()
+
+        def launching() -> None:
+            while not ended.is_set():
+                graph.launch()
+
+        thread = threading.Thread(target=launching)
+        thread.start()
+        try:
+            for _ in range(10):
+                if (child := os.fork()) == 0:
+                    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                    signal.alarm(20)
+                    try:
+                        session.write("count", np.array([1, 2]))
+                        graph.launch()
+                        os._exit(graph.read("next").tolist() != [3, 5])
+                    finally:
+                        os._exit(1)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        finally:
+            ended.set()
+            thread.join()
 
 
 def test_a_view_outlives_its_session(bundle: Path) -> None:

@@ -192,3 +192,132 @@ with foundryc.record("f"{key}) as g:
         return
     with pytest.raises(UsageError, match=told):
         capture(tmp_path, text)
+
+
+RECORDS = """
+import foundryc, os, subprocess, sys, torch
+x = torch.zeros(2, 3)
+with foundryc.record("g") as g:
+    g.input("x", x)
+    g.output("y", x + 1)
+"""
+
+WORKLOAD = """
+from dataclasses import dataclass
+@dataclass
+class Settings: pass
+def record(recorder, settings): pass
+"""
+
+
+def foundryc_capture(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from foundryc.cli import main; main()", "capture"]
+    return subprocess.run(
+        [*command, "--target", "host", *words], capture_output=True, text=True, cwd=folder
+    )
+
+
+def test_a_bundle_never_replaces_its_script(tmp_path: Path) -> None:
+    (tmp_path / "demo.py").write_text(RECORDS)
+    (tmp_path / "work.py").write_text(WORKLOAD)
+    for words in (["demo.py", "-o", "demo.py"], ["--workload", "work.py", "-o", "./work.py"]):
+        done = foundryc_capture(tmp_path, *words)
+        assert done.returncode == 2 and "is read, and would be replaced" in done.stderr
+    assert (tmp_path / "demo.py").read_text() == RECORDS
+
+
+def test_a_run_never_replaces_its_workload(tmp_path: Path) -> None:
+    text = """
+from dataclasses import dataclass
+from foundryrt.options import option
+@dataclass
+class Options:
+    out: str = option("", "Results.", writes=True)
+def run(session, options, json): open(options.out, "w")
+"""
+    (tmp_path / "work.py").write_text(text)
+    bundle = capture(tmp_path, RECORDS)
+    words = ["run", str(bundle), "--workload", "work.py", "--out", "work.py"]
+    command = [sys.executable, "-c", "from foundryrt.start import main; main()", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "is read, and would be replaced" in done.stderr
+    assert (tmp_path / "work.py").read_text() == text
+
+
+def test_the_bundle_is_where_it_was_asked_for_whatever_the_script_does(tmp_path: Path) -> None:
+    text = (
+        RECORDS
+        + """
+os.mkdir("elsewhere")
+os.chdir("elsewhere")
+subprocess.run(["echo", "of a child"])
+os.write(1, b"of a library")
+for _ in range(2):
+    if os.fork() == 0:
+        break  # the child runs to the script's end, too
+else:
+    print([os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(2)])
+"""
+    )
+    (tmp_path / "demo.py").write_text(text)
+    done = foundryc_capture(tmp_path, "demo.py", "-o", "demo.fdy", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["bundle"] == "demo.fdy"
+    for printed in ("of a child", "of a library", "[0, 0]"):
+        assert printed in done.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*.fdy")) == ["demo.fdy"]
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+
+
+@pytest.mark.parametrize("code", [0, 3, "'a text'"])
+def test_a_forked_child_ends_as_it_would(tmp_path: Path, code: object) -> None:
+    text = (
+        RECORDS
+        + f"""
+if (child := os.fork()) == 0:
+    sys.exit({code})
+open("status", "w").write(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+"""
+    )
+    (tmp_path / "demo.py").write_text(text)
+    done = foundryc_capture(tmp_path, "demo.py", "-o", "demo.fdy")
+    assert done.returncode == 0 and done.stdout.count("demo.fdy") == 1
+    assert (tmp_path / "status").read_text() == str(code if isinstance(code, int) else 1)
+
+
+@pytest.mark.parametrize(
+    "failure", ["import asyncio; raise asyncio.CancelledError", "raise GeneratorExit", "1 / 0"]
+)
+def test_whatever_a_script_raises_is_shown_without_frames_of_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], failure: str
+) -> None:
+    with pytest.raises(FoundryError, match=r"demo.py: failed with"):
+        capture(tmp_path, RECORDS + failure)
+    shown = capsys.readouterr().err
+    assert "demo.py" in shown and "foundryc/script.py" not in shown and "contextlib" not in shown
+
+
+def test_what_a_mark_refuses_is_said_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"demo.py:8: a: is a int; keep tensors"):
+        capture(tmp_path, RECORDS + "\nfoundryc.keep('a', 3)")
+    with pytest.raises(UsageError, match=r"demo.py:8: a: only a module's tensors are found"):
+        capture(tmp_path, RECORDS + "\nfoundryc.keep('a', x, files=['f.safetensors'])")
+
+
+def test_a_module_of_a_package_is_captured_as_python_m_runs_it(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    (package / "part").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "part" / "__init__.py").touch()
+    (package / "helper.py").write_text("def check(n): assert n == '__main__'")
+    text = "from {}helper import check; check(__name__)" + RECORDS + "print(sys.argv[1:])"
+    (package / "train.py").write_text(text.format("."))
+    (package / "part" / "__main__.py").write_text(text.format(".."))
+    for name, path in (("package.train", "a.fdy"), ("package.part", "b.fdy")):
+        done = foundryc_capture(tmp_path, "-o", path, "-m", name, "word")
+        assert done.returncode == 0 and "['word']" in done.stderr
+        with Bundle.open(tmp_path / path) as bundle:
+            assert bundle.manifest.workload.settings == {"script": name}
+    for words in (["package.none"], ["package"], ["none"], []):
+        done = foundryc_capture(tmp_path, "-o", "c.fdy", "-m", *words)
+        assert done.returncode == 2 and done.stderr.startswith("error: -m")
+    assert not (tmp_path / "c.fdy").exists()

@@ -102,6 +102,25 @@ def test_failures_and_wrong_usage_have_their_exit_codes(start):
     assert process.returncode == 2 and "colour" in err
 
 
+def test_each_command_has_the_files_that_are_there(socket, tmp_path):
+    text = (
+        "import helper\nfrom dataclasses import dataclass\n@dataclass\nclass Options: pass\n"
+        "def run(session, options, json): print(helper.VALUE)\n"
+    )
+    for name, value in (("a", 1), ("b", 2), ("a", 3)):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "work.py").write_text(text)
+        (folder / "helper.py").write_text(f"VALUE = {value}")
+        done = subprocess.run(
+            [*COMMAND, "run", str(BUNDLE), "--standby", "--workload", str(folder / "work.py")],
+            capture_output=True, text=True, cwd=tmp_path, timeout=60,
+            env=os.environ
+            | {"FOUNDRY_STANDBY": str(socket[0]), "PYTHONDONTWRITEBYTECODE": "1"},
+        )  # fmt: skip
+        assert done.stdout == f"{value}\n", done.stderr
+
+
 def test_what_a_command_leaves_in_cycles_is_freed_though_it_froze_them(start, tmp_path):
     process = start("--gone", str(tmp_path / "gone"))
     process.communicate("", timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -165,3 +166,9 @@ def test_names_that_steer_terminals_and_markup(tmp_path: Path) -> None:
         assert all(line.isprintable() for line in (done.stdout + done.stderr).split("\n"))
         if "--json" in arguments:
             assert json.loads(done.stdout)["manifest"]["workload"]["settings"]["ratio"] is None
+
+
+def test_a_full_disk_is_told_with_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as failed, AtomicFile(tmp_path / "page.html"):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as of a write
+    assert failed.value.filename == str(tmp_path / "page.html") and not [*tmp_path.iterdir()]

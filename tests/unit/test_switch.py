@@ -91,9 +91,9 @@ def test_where_memory_does_not_suffice_it_is_said_what_would_do() -> None:
         explain(2, "cuMemCreate"),
     ):
         error = FoundryError(f"rank 1 (GPU 1) failed: {need}")
-        assert "; --stop-first closes" in str(_refusal(Asked("x.fdy"), error))
-        assert "--stop-first" not in str(_refusal(Asked("x.fdy", stop_first=True), error))
-    assert "--stop-first" not in str(_refusal(Asked("x.fdy"), FoundryError("no such file")))
+        assert "; --stop-first closes" in str(_refusal(Asked("x.fdy"), error, None))
+        assert "--stop-first" not in str(_refusal(Asked("x.fdy", stop_first=True), error, None))
+    assert "--stop-first" not in str(_refusal(Asked("x.fdy"), FoundryError("no such file"), None))
 
 
 def test_a_switch_that_fails_when_nobody_listens_is_not_logged(

@@ -14,7 +14,7 @@ import pytest
 from foundryc import workload as capture_side
 from foundryc.cache.request import Request
 from foundryc.workload import CaptureWorkload, chosen_by
-from foundryrt import workload
+from foundryrt import options, workload
 from foundryrt.errors import FoundryError, UsageError
 from foundryrt.workload import FILE_PREFIX, find_run, preparing
 
@@ -143,6 +143,35 @@ def test_a_file_that_needs_what_is_not_installed(tmp_path: Path) -> None:
     path.write_text("import no_such_package")
     with pytest.raises(FoundryError, match="needs no_such_package, which is not installed"):
         find_run("x", str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\n1 / 0", r"ZeroDivisionError: division by zero \(.*broken.py, line 2\)"),
+        ("def f(:", r"SyntaxError: invalid syntax \(broken.py, line 1\)"),
+        ("from json import nothing", "ImportError: cannot import name 'nothing'"),
+    ],
+)
+def test_a_file_that_cannot_be_imported(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(FoundryError, match=f"broken.py' cannot be imported: {message}"):
+        find_run("x", str(path))
+
+
+def test_files_of_one_name_are_two_workloads(tmp_path: Path) -> None:
+    text = "class Options: value = {}\ndef run(session, options, json): pass"
+    for value in (1, 2):
+        path = tmp_path / str(value) / "same.py"
+        path.parent.mkdir()
+        path.write_text(text.format(value))
+        assert find_run("x", str(path)).Options.value == value
+
+
+def test_options_are_a_dataclass() -> None:
+    with pytest.raises(UsageError, match="Path: is no dataclass"):
+        options.parse(Path, [])
 
 
 @dataclass
