@@ -123,7 +123,7 @@ def test_a_part_that_fails_costs_nothing_that_was_or_will_be_measured(
             raise SystemExit("no NCCL here")
         return {"us": {"norm 8192": 5.0}} if "ours" in script else {"kernels": 1}
 
-    monkeypatch.setattr(parallel, "_step", step)
+    monkeypatch.setattr(parallel, "step", step)
     output = tmp_path / "tp.json"
     with pytest.raises(SystemExit) as failed:
         parallel.run(
