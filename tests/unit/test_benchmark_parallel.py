@@ -94,6 +94,9 @@ def test_gpus_that_are_not_there_are_refused_at_once(tmp_path: Path) -> None:
         done = benchmark(*words, *output)
         assert done.returncode == 1
         assert done.stderr == "GPU 2, 3 is not here: 2 are visible; run fewer ranks\n"
+    done = benchmark("eight-gpus", *output)
+    assert done.returncode == 1
+    assert done.stderr == "GPU 2, 3, 4, 5, 6, 7 is not here: 2 are visible; run fewer ranks\n"
     for words, message in (
         (("--ranks", "2", "--devices", "0"), "for 2 ranks name as many GPUs"),
         (("--ranks", "2", "--devices", "0,a"), "for 2 ranks name as many GPUs"),
