@@ -33,6 +33,7 @@ ACCEPTANCE, BATCH = 0.75, 8
 """Of PARSE's gain that is set beside its target."""
 LIMITS = {"capture": 270.0, "start": 60.0, "decode": 120.0, "killed": 60.0, "parse": 150.0}
 """Seconds of a step."""
+RANDOM = "random, made on the devices"
 Save = Callable[[dict[str, Any]], None]
 
 
@@ -60,7 +61,7 @@ def run(
     about = {
         "date": today(), "device": "CPU" if tiny else gpu(), "ranks": world,
         "driver": None if tiny else gpu("driver_version"),
-        "torch": importlib.metadata.version("torch"), "weights": "random, made on the devices",
+        "torch": importlib.metadata.version("torch"),
     }  # fmt: skip
     save = Report(output, about).save
     measure = {"start": _start, "decode": _decode, "killed": _killed, "parse": _parse}
@@ -71,9 +72,11 @@ def run(
         failed = False
         try:
             with Alarm(limit):
-                captures = dict.fromkeys(kind for _, kind in measured)
-                side_by_side([partial(_capture, place, n, kind, save)
-                              for n, kind in enumerate(captures)])  # fmt: skip
+                captures = list(dict.fromkeys(kind for _, kind in measured))
+                calls = [partial(_capture, place, n, kind) for n, kind in enumerate(captures)]
+                for kind, found in zip(captures, side_by_side(calls), strict=True):
+                    if found:
+                        save(f"capture_{kind}", found)
                 for part, kind in measured:
                     try:
                         measure[part](place, kind, partial(save, f"{part}_{kind}"))
@@ -106,30 +109,29 @@ class Place:
         return path
 
 
-def _capture(place: Place, number: int, kind: str, save: Callable[..., None]) -> None:
-    """A bundle, on a GPU of its own; where that fails, the others go on."""
+def _capture(place: Place, number: int, kind: str) -> dict[str, Any]:
+    """Makes a bundle on a GPU of its own. Empty where that fails: the others go on."""
     path = place.folder / f"{kind}.fdy"
-    own = "" if place.tiny else str(number)
-    tiny = "tiny" if place.tiny else ""
+    own, tiny = ("", "tiny") if place.tiny else (str(number), "")
     try:
-        found = step("eight_capture.py", kind, place.world, path, tiny, visible=own,
-                     limit=LIMITS["capture"])  # fmt: skip
+        found: dict[str, Any] = step(
+            "eight_capture.py", kind, place.world, path, tiny, visible=own, limit=LIMITS["capture"]
+        )
     except SystemExit as error:
         path.unlink(missing_ok=True)
         say(f"capture {kind}: {error}")
-    else:
-        save(f"capture_{kind}", found)
+        return {}
+    return found
 
 
 def _start(place: Place, kind: str, save: Save) -> None:
-    """Milliseconds until all ranks have made the first token, beside bare processes.
-
-    Without the weights, which are zeros then.
-    """
+    """Milliseconds until all ranks have made the first token, beside bare processes."""
     path = place.bundle(kind)
     runs = [step("decode_time.py", path, place.gpus, limit=LIMITS["start"])
             for _ in range(place.repeats)]  # fmt: skip
-    found = {key: median(one[key] for one in runs) for key in ("first_token_ms", "all_ready_ms")}
+    found: dict[str, Any] = {"weights": "zeros, made on the devices"}
+    for key in ("first_token_ms", "all_ready_ms"):
+        found[key] = median(one[key] for one in runs)
     save(found)
     if not place.tiny:  # there is no driver to start
         gpus = place.gpus.split(",")
@@ -139,7 +141,7 @@ def _start(place: Place, kind: str, save: Save) -> None:
 
 def _decode(place: Place, kind: str, save: Save) -> None:
     """Seconds of a step and tokens a second, by batch."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"weights": RANDOM}
     for row in _rows(place, kind, LIMITS["decode"]):
         found |= {f"batch_{row['batch']}": row} if "batch" in row else row
         save(found)
@@ -153,7 +155,7 @@ def _killed(place: Place, kind: str, save: Save) -> None:
 
 def _parse(place: Place, kind: str, save: Save) -> None:
     """Gains of PARSE over the target alone, by batch and given acceptance."""
-    found: dict[str, Any] = {"rows": []}
+    found: dict[str, Any] = {"weights": RANDOM, "rows": []}
     for row in _rows(place, kind, LIMITS["parse"]):
         if "batch" not in row:
             found |= row
