@@ -48,6 +48,11 @@ BENCHMARKS = {
             "tp.json", gpu=True,
         ),
         Benchmark(
+            "eight-gpus", "parallel.eight",
+            "Qwen3-235B over the eight GPUs of a host: start, decoding, PARSE, a rank killed",
+            "tp8.json",
+        ),
+        Benchmark(
             "rank-share", "start.share",
             "what one of 8 ranks has of Qwen3-235B: captured on one GPU, and started",
             "tp235b.json", gpu=True,

@@ -89,9 +89,9 @@ def run(
 
 def _allreduce(folder: Path, ranks: int, gpus: str, largest: int, save: Save) -> None:
     """Microseconds of an exchange inside a graph, by bytes; ours by kernel."""
-    own = _step("exchange_ours.py", _exchanges(folder, ranks, largest), gpus)["us"]
+    own = step("exchange_ours.py", _exchanges(folder, ranks, largest), gpus)["us"]
     save({"us": own})
-    nccl = _step("exchange_nccl.py", gpus, largest)["us"]
+    nccl = step("exchange_nccl.py", gpus, largest)["us"]
     # The model's choice: the kernel that adds a norm for few rows, the other one above.
     ours = {size: own.get(f"norm {size}", own[f"reduce {size}"]) for size in nccl}
     over = {size: ours[size] / nccl[size] for size in nccl}
@@ -111,13 +111,13 @@ def _exchanges(folder: Path, ranks: int, largest: int) -> Path:
     """The bundle of exchanges."""
     bundle = folder / "exchanges.fdy"
     if not bundle.exists():
-        _step("exchange_capture.py", bundle, ranks, largest)
+        step("exchange_capture.py", bundle, ranks, largest)
     return bundle
 
 
 def _killed(folder: Path, ranks: int, gpus: str, largest: int, save: Save) -> None:
     """Seconds until a command and all its ranks have ended, one of which is killed."""
-    save(_step("killed.py", _exchanges(folder, ranks, largest), ranks, gpus))
+    save(step("killed.py", _exchanges(folder, ranks, largest), ranks, gpus))
 
 
 def _decode(folder: Path, model: str, ranks: int, gpus: str, repeats: int, save: Save) -> None:
@@ -127,7 +127,7 @@ def _decode(folder: Path, model: str, ranks: int, gpus: str, repeats: int, save:
     found: dict[str, Any] = {"model": model, "weights": "zeros, made on the device"}
     for world, path in paths.items():
         own = gpus if world > 1 else gpus.split(",")[0]
-        runs = [_step("decode_time.py", path, own) for _ in range(repeats)]
+        runs = [step("decode_time.py", path, own) for _ in range(repeats)]
         say(f"{world} ranks: {runs[-1]}")
         found[f"ranks_{world}"] = {
             "step_ms": {
@@ -144,11 +144,11 @@ def _decode(folder: Path, model: str, ranks: int, gpus: str, repeats: int, save:
     alone, together = (found[f"ranks_{world}"]["step_ms"] for world in paths)
     found["speedup"] = {batch: alone[batch] / together[batch] for batch in alone}
     save(found)
-    bare, seeing_all = [], []
+    alone_seen, all_seen = [], []
     for _ in range(repeats):
-        bare.append(_bare(folder, gpus.split(","), False))
-        seeing_all.append(_bare(folder, gpus.split(","), True))
-    found["bare_ms"], found["bare_seeing_all_ms"] = median(bare), median(seeing_all)
+        alone_seen.append(bare(folder, gpus.split(","), False))
+        all_seen.append(bare(folder, gpus.split(","), True))
+    found["bare_ms"], found["bare_seeing_all_ms"] = median(alone_seen), median(all_seen)
     found["first_launch_ratio"] = found[f"ranks_{ranks}"]["first_launch_ms"] / found["bare_ms"]
     save(found)
 
@@ -158,7 +158,7 @@ def _captured(folder: Path, model: str, ranks: int, gpus: str) -> dict[int, Path
     paths = {world: folder / f"{model}.{world}.fdy" for world in (1, ranks)}
     own = dict(zip(paths, (gpus.split(",")[0], gpus.split(",")[-1]), strict=True))
     side_by_side([
-        lambda w=world: _step("decode_capture.py", model, w, paths[w], "", visible=own[w])
+        lambda w=world: step("decode_capture.py", model, w, paths[w], "", visible=own[w])
         for world, path in paths.items()
         if not path.exists()
     ])  # fmt: skip
@@ -170,15 +170,15 @@ def _profile(folder: Path, model: str, ranks: int, gpus: str, repeats: int, save
     found = {}
     for world, path in _captured(folder, model, ranks, gpus).items():
         own = gpus if world > 1 else gpus.split(",")[0]
-        found[f"ranks_{world}"] = _step("decode_profile.py", path, own)
+        found[f"ranks_{world}"] = step("decode_profile.py", path, own)
         save(found)
 
 
 def _capture(folder: Path, model: str, ranks: int, gpus: str, repeats: int, save: Save) -> None:
     """Milliseconds until all ranks have as many graphs: from a bundle, and by torch with NCCL."""
     path, first = folder / f"{model}.many.fdy", gpus.split(",")[0]
-    _step("decode_capture.py", model, ranks, path, "many", visible=first)
-    ours = [_step("decode_time.py", path, gpus) for _ in range(repeats)]
+    step("decode_capture.py", model, ranks, path, "many", visible=first)
+    ours = [step("decode_time.py", path, gpus) for _ in range(repeats)]
     say(f"from a bundle: {ours[-1]['all_ready_ms']:.0f} ms")
     own = median(one["all_ready_ms"] for one in ours)
     save({"all_ready_ms": own, "ours": ours})
@@ -186,7 +186,7 @@ def _capture(folder: Path, model: str, ranks: int, gpus: str, repeats: int, save
     for number in range(2):
         meeting = folder / f"meeting.{number}"
         calls = [
-            partial(_step, "capture_nccl.py", model, rank, ranks, meeting, visible=gpu)
+            partial(step, "capture_nccl.py", model, rank, ranks, meeting, visible=gpu)
             for rank, gpu in enumerate(gpus.split(","))
         ]
         theirs.append(side_by_side(calls))
@@ -197,7 +197,7 @@ def _capture(folder: Path, model: str, ranks: int, gpus: str, repeats: int, save
     })  # fmt: skip
 
 
-def _bare(folder: Path, gpus: Sequence[str], all_seen: bool) -> float:
+def bare(folder: Path, gpus: Sequence[str], all_seen: bool) -> float:
     """Milliseconds until as many bare processes, started together, have each used its GPU.
 
     The driver starts what a process sees: its GPU alone, or those of all, as ranks must.
@@ -209,8 +209,12 @@ def _bare(folder: Path, gpus: Sequence[str], all_seen: bool) -> float:
         seen = [one, *(other for other in gpus if other != one and all_seen)]
         own = os.environ | {"CUDA_VISIBLE_DEVICES": _visible(dict.fromkeys(seen))}
         started.append(subprocess.Popen([program], env=own))
-    if any(one.wait() for one in started):
-        raise SystemExit("a bare process failed")
+    try:
+        if any(one.wait(LIMIT) for one in started):
+            raise SystemExit("a bare process failed")
+    finally:
+        for one in started:
+            one.kill()
     return (time.time() - began) * 1e3
 
 
@@ -225,13 +229,13 @@ def _floor(folder: Path) -> Path:
     return program
 
 
-def _step(script: str, *arguments: object, visible: str = "") -> Any:
-    """A script of the folder `steps`, or of one that sees GPU `visible` alone."""
+def step(script: str, *arguments: object, visible: str = "", limit: float = LIMIT) -> Any:
+    """What a script of the folder `steps` says, which sees GPU `visible` alone, or all."""
     command = [sys.executable, STEPS / script, *arguments]
     if visible:
         command = ["env", f"CUDA_VISIBLE_DEVICES={_visible([visible])}", *command]
     say(f"{script} {' '.join(str(a) for a in arguments[-2:])}")
-    report, spent = process(*command, limit=LIMIT)
+    report, spent = process(*command, limit=limit)
     say(f"{script} {' '.join(str(a) for a in arguments[-2:])}: {spent / 1e3:.1f} s")
     return report
 

@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.parse.measure import CapturedSession, median_seconds
-from benchmarks.parse.models import Model
+from benchmarks.parse.models import PROJECTIONS, Model
 from parse_runtime.capture.passes import Passes
 from parse_runtime.engine.batch import Sampling
 from parse_runtime.graphs.decoder import GraphDecoder
 from parse_runtime.kernels.activations import LARGEST
 from parse_runtime.kernels.quantized import BLOCK
 from parse_runtime.signature.sizes import PassSizes
-
-PROJECTIONS = ("qkv", "o", "gate_up", "down", "experts_gate_up", "experts_down")
 
 
 def in_fp8(parameters: dict[str, Tensor]) -> dict[str, Tensor]:

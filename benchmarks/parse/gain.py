@@ -19,6 +19,8 @@ import torch
 
 from benchmarks.parse.measure import CapturedSession, wall_seconds
 from benchmarks.parse.models import Model, random_head
+from foundryc.ranks import Ranks
+from parse_runtime.capture.parameters import Register
 from parse_runtime.capture.passes import Passes
 from parse_runtime.capture.settings import Settings
 from parse_runtime.engine.batch import Batch, Sampling
@@ -124,33 +126,56 @@ def gains(target: Model, draft: Model, device: str, profile: Profile) -> Iterato
     alone: dict[int, float] = {}
     profiles = [(eagle, question) for eagle in (False, True) for question in profile.questions]
     for eagle, question in profiles:
-        speculation = f"{profile.accepted} tokens a pass" if eagle else "none"
         engines = _open(target, draft, device, profile, eagle, question)
-        for batch in profile.batches:
-            runs = [(None, 1), *itertools.product(profile.acceptances, profile.rounds)]
-            for i, (acceptance, rounds) in enumerate(runs):
-                # All acceptances run the same passes, if drafts behind the first are as long.
-                warm = i > 1 and rounds == 1
-                found = _rate(*engines, profile, batch, acceptance, question, rounds, warm)
-                rate = found["tokens_per_second"]
-                yield {
-                    "batch": batch,
-                    "eagle3_profile": speculation,
-                    "scheme": "target" if acceptance is None else "parse",
-                    "question": question,
-                    "rounds": rounds,
-                    "acceptance": -1.0 if acceptance is None else acceptance,
-                    **found,
-                    # The first row of a batch is the target's own, without speculation.
-                    "gain": rate / alone.setdefault(batch, rate),
-                }
+        yield from gains_of(*engines, question, alone, eagle)
         del engines
         gc.collect()  # Graphs cannot be freed while others are captured.
+
+
+def gains_of(
+    target: GivenTarget, draft: GraphDecoder, question: int, alone: dict[int, float],
+    eagle: bool = False,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """As `gains`, of passes that are there; `alone` has the target's own tokens/s by batch.
+
+    Where it has none, they are those of the first row of the batch, without speculation.
+    """
+    profile = target.profile
+    for batch in profile.batches:
+        runs = [(None, 1), *itertools.product(profile.acceptances, profile.rounds)]
+        for i, (acceptance, rounds) in enumerate(runs):
+            # All acceptances run the same passes, if drafts behind the first are as long.
+            warm = i > 1 and rounds == 1
+            found = _rate(target, draft, batch, acceptance, question, rounds, warm)
+            rate = found["tokens_per_second"]
+            yield {
+                "batch": batch,
+                "eagle3_profile": f"{profile.accepted} tokens a pass" if eagle else "none",
+                "scheme": "target" if acceptance is None else "parse",
+                "question": question,
+                "rounds": rounds,
+                "acceptance": -1.0 if acceptance is None else acceptance,
+                **found,
+                "gain": rate / alone.setdefault(batch, rate),
+            }
 
 
 def _open(
     target: Model, draft: Model, device: str, profile: Profile, speculates: bool, question: int
 ) -> tuple[GivenTarget, GraphDecoder]:
+    config = target[0]
+    head = random_head(config, device, min(32000, config.vocab)) if speculates else None
+    session = CapturedSession(device)
+    passes = passes_of(target, draft, session.register, profile, question, head)
+    for one in passes:
+        session.add(one)
+    given = GivenTarget(session, passes[0].signature)
+    given.profile = profile
+    return given, GraphDecoder(session, passes[1].signature)
+
+
+def sizes_of(profile: Profile, question: int, speculates: bool = False) -> list[PassSizes]:
+    """Of the target's passes, and of the draft model's."""
     slots, length = max(profile.batches), profile.prompt + profile.answer + profile.depth + 1
     many = [count for count in profile.shared if count <= slots]
     prefill = tuple(count * profile.prompt for count in (1, *many))
@@ -164,34 +189,35 @@ def _open(
     tree = DraftTree(profile.depth) if speculates else None
     scored = () if question else (tokens, profile.answer)
     shared = sorted(SharedSize(c * rows, most, c) for rows, most in verify for c in many)
-    target_sizes = PassSizes(**sizes, verify=verify, shared=tuple(shared), scored=scored, tree=tree)
-    config, parameters = target
-    vocab = min(32000, config.vocab)
-    head = random_head(config, device, vocab) if speculates else None
-    session = CapturedSession(device)
+    target = PassSizes(**sizes, verify=verify, shared=tuple(shared), scored=scored, tree=tree)
+    return [target, PassSizes(**sizes)]
+
+
+def passes_of(
+    target: Model, draft: Model, register: Register, profile: Profile, question: int,
+    head: Model | None = None, ranks: Ranks | None = None,
+) -> list[Passes]:  # fmt: skip
+    """The target's passes, with `ranks` those of one, and the draft model's."""
+    sizes, drafting = sizes_of(profile, question, head is not None)
     said = None
-    if scored:
-        kept = ModelSignature("draft", target_sizes).likelihood
-        said = session.register(kept.name, torch.tensor(kept.initial, device=device), kept.role)
-    passes = Passes(
-        "target", config, parameters, target_sizes, session.register, head=head, run_ahead=True,
-        draft_likelihood=said, asked=Settings.evidence_share,
-    )  # fmt: skip
-    drafting = Passes(
-        "draft", *draft, PassSizes(**sizes), session.register, run_ahead=True, likelihood=said
-    )
-    session.add(passes)
-    session.add(drafting)
-    given = GivenTarget(session, passes.signature)
-    given.profile = profile
-    return given, GraphDecoder(session, drafting.signature)
+    if sizes.scored:
+        kept = ModelSignature("draft", sizes).likelihood
+        said = register(kept.name, torch.tensor(kept.initial), kept.role)
+    return [
+        Passes(
+            "target", *target, sizes, register, head=head, run_ahead=True, draft_likelihood=said,
+            asked=Settings.evidence_share, ranks=ranks,
+        ),
+        Passes("draft", *draft, drafting, register, run_ahead=True, likelihood=said),
+    ]  # fmt: skip
 
 
 def _rate(
-    target: GivenTarget, draft: GraphDecoder, profile: Profile, batch: int,
-    acceptance: float | None, question: int, rounds: int, warm: bool,
+    target: GivenTarget, draft: GraphDecoder, batch: int, acceptance: float | None, question: int,
+    rounds: int, warm: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Of `batch` answers that begin together; acceptance None: by the target alone."""
+    profile = target.profile
     stride = profile.answer // profile.cuts
     most = 0 if acceptance is None else rounds
     rules = Rules(max_rounds=most, stride=stride, resume_tokens=profile.between)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from foundryc.recorder import Recorder
+from parse_runtime.kernels.quantized import BLOCK
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.models.shard import Shard
 
@@ -29,6 +30,7 @@ _QWEN3_MOE = replace(
 )  # fmt: skip
 CONFIGS = {
     "qwen3-14b": _QWEN3,
+    "qwen3-8b": replace(_QWEN3, layers=36, hidden=4096, intermediate=12288, heads=32),
     "qwen3-32b": replace(_QWEN3, layers=64, intermediate=25600, heads=64),
     # The published one ties its tables, which changes no traffic: one table is read a token.
     "qwen3-0.6b": replace(_QWEN3, layers=28, hidden=1024, intermediate=3072, heads=16),
@@ -57,6 +59,8 @@ CONFIGS = {
     ),
 }
 STD, SMALL = 0.02, 0.0002
+PROJECTIONS = ("qkv", "o", "gate_up", "down", "experts_gate_up", "experts_down")
+"""Weights that a checkpoint in FP8 has in FP8."""
 
 
 def random_parameters(c: ModelConfig, device: str, agreement: float = 1.0) -> dict[str, Tensor]:
@@ -114,13 +118,26 @@ def rank_shapes(shard: Shard) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def zero_weights(shard: Shard, recorder: Recorder) -> dict[str, Tensor]:
-    """A rank's parameters as zeros that a bundle does not hold: state, which begins as zeros."""
+def zero_weights(
+    shard: Shard, recorder: Recorder, model: str = "target", fp8: bool = False
+) -> dict[str, Tensor]:
+    """A rank's parameters as zeros that a bundle does not hold: state, which begins as zeros.
+
+    With `fp8` projections are in FP8, with a scale for each block.
+    """
+    kinds: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    for key, shape in rank_shapes(shard).items():
+        kinds[key] = shape, torch.bfloat16
+        if fp8 and key.rpartition(".")[2] in PROJECTIONS:
+            *outer, n, k = shape
+            kinds[key] = shape, torch.float8_e4m3fn
+            kinds[f"{key}_scale"] = (*outer, -(-n // BLOCK), -(-k // BLOCK)), torch.float32
+    device = "cuda" if recorder.target == "cuda" else "cpu"
     return {
         key: recorder.register(
-            f"target.{key}", torch.zeros(shape, dtype=torch.bfloat16, device="cuda"), "state"
+            f"{model}.{key}", torch.zeros(shape, dtype=dtype, device=device), "state"
         )
-        for key, shape in rank_shapes(shard).items()
+        for key, (shape, dtype) in kinds.items()
     }
 
 

@@ -94,6 +94,9 @@ def test_gpus_that_are_not_there_are_refused_at_once(tmp_path: Path) -> None:
         done = benchmark(*words, *output)
         assert done.returncode == 1
         assert done.stderr == "GPU 2, 3 is not here: 2 are visible; run fewer ranks\n"
+    done = benchmark("eight-gpus", *output)
+    assert done.returncode == 1
+    assert done.stderr == "GPU 2, 3, 4, 5, 6, 7 is not here: 2 are visible; run fewer ranks\n"
     for words, message in (
         (("--ranks", "2", "--devices", "0"), "for 2 ranks name as many GPUs"),
         (("--ranks", "2", "--devices", "0,a"), "for 2 ranks name as many GPUs"),
@@ -123,7 +126,7 @@ def test_a_part_that_fails_costs_nothing_that_was_or_will_be_measured(
             raise SystemExit("no NCCL here")
         return {"us": {"norm 8192": 5.0}} if "ours" in script else {"kernels": 1}
 
-    monkeypatch.setattr(parallel, "_step", step)
+    monkeypatch.setattr(parallel, "step", step)
     output = tmp_path / "tp.json"
     with pytest.raises(SystemExit) as failed:
         parallel.run(
