@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
 from foundryrt.console import note
@@ -257,14 +258,24 @@ def _as_client(job: _Job) -> Iterator[None]:
 
 
 def _forget_modules(known: set[str], folders: set[str]) -> None:
-    """Drop modules in `folders`, but of packages that are `known`: another command may find other
-    files there, or have others of these names."""
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None) or ""
-        if name.partition(".")[0] not in known and any(
-            Path(file).is_relative_to(folder) for folder in folders
-        ):
+    """Drop modules that were found in `folders`, but those that are `known`: another command may
+    find other files there, or have others of these names.
+
+    What lies deeper is none of these, as an environment's libraries in a project's folder. Some
+    cannot be imported twice.
+    """
+    new = {name.partition(".")[0] for name in sys.modules} - known
+    gone = {name for name in new if _found_in(sys.modules.get(name)) in folders}
+    for name in list(sys.modules):
+        if name.partition(".")[0] in gone:
             del sys.modules[name]
+
+
+def _found_in(module: ModuleType | None) -> str:
+    """The folder that holds a module's file, or its package's folder; empty for others."""
+    file = getattr(module, "__file__", None)
+    packages = list(getattr(module, "__path__", ()))
+    return os.path.dirname(packages[0] if packages else file or "")
 
 
 def _open(file: int, mode: str) -> TextIO:
