@@ -123,8 +123,11 @@ def test_one_that_is_busy_refuses_and_none_is_an_error(standby: Path, bundle: Pa
 def test_a_replica_that_is_killed_takes_its_server_along(standby: Path, bundle: Path) -> None:
     child = os.fork()
     if not child:
-        begin(standby, bundle)
-        signal.pause()
+        try:
+            _ = begin(standby, bundle)
+            signal.pause()
+        finally:
+            os._exit(1)  # the tests go on in the parent alone
     until(lambda: busy(standby, bundle))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
