@@ -32,7 +32,14 @@ from foundryrt.session import Session
 from foundryrt.timeline import mark
 from foundryrt.trust import resolve
 from foundryrt.weights import weight_paths
-from foundryrt.workload import RunWorkload, ServingWorkload, find_run, preparing, wanted_rows
+from foundryrt.workload import (
+    RunWorkload,
+    ServingWorkload,
+    find_run,
+    own_file,
+    preparing,
+    wanted_rows,
+)
 
 T = TypeVar("T")
 app = typer.Typer(
@@ -141,8 +148,7 @@ def run(
         with open_bundle(bundle, resolve(trust or None)) as opened:
             driver = find_run(opened.manifest.workload.name, name)
             chosen = _parsed(driver.Options, context.args)
-            inputs = [opened.path, *weight_paths(opened.manifest, weights)]
-            inputs += [Path(file) for file in [getattr(driver, "__file__", None)] if file]
+            inputs = [opened.path, *weight_paths(opened.manifest, weights), *own_file(driver)]
             for field, path in options.written(chosen).items():
                 refuse_input(options.flag(field), path, inputs)
             with (

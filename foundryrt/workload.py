@@ -162,6 +162,12 @@ def is_file(name: str) -> bool:
     return name.endswith(".py")
 
 
+def own_file(module: object) -> list[Path]:
+    """The file of a workload, which no output may replace; none where it is of no file."""
+    file = getattr(module, "__file__", None)
+    return [Path(file)] if file else []
+
+
 def find(group: str, name: str) -> ModuleType:
     """A workload that a user named: installed, a `.py` file, or a module as `package.module`.
 

@@ -17,7 +17,7 @@ from foundryc.workload import CaptureWorkload, WithFit
 from foundryrt import options
 from foundryrt.bundle.schema import TARGETS
 from foundryrt.errors import UsageError
-from foundryrt.workload import is_file
+from foundryrt.workload import is_file, own_file
 
 # An arena spans 1.25 TiB; programs lie below these addresses, libraries above.
 BASES = range(0x100000000000, 0x700000000000, 2 << 40)
@@ -124,8 +124,7 @@ class Request:
 
         UsageError where one of these is missing.
         """
-        own = getattr(self.module, "__file__", None)
-        found = [] if own is None else [Path(own)]
+        found = own_file(self.module)
         if isinstance(self.module, workload.WithInputs):
             found += [p for paths in self.module.inputs(self.settings).values() for p in paths]
         return found

@@ -38,7 +38,9 @@ def bytes_of_host_addresses(
     upper, lower, elsewhere = _halves_of_host_addresses(values, at, may_be_gap)
     pointers = _pointers_into_process(values, at, regions, may_be_gap)
     byte = np.arange(8)
-    may_be_value = equal & np.where(regions.in_one_library(values)[:, None], byte < 1, byte < 4)
+    in_library = np.zeros_like(pointers)
+    in_library[pointers] = regions.in_one_library(values[:, pointers])
+    may_be_value = equal & np.where(in_library[:, None], byte < 1, byte < 4)
     found: Mask = np.repeat(upper, 4, axis=1) & ~(equal & (byte % 4 == 0))
     found |= np.repeat(lower, 4, axis=1) & ~equal
     found |= np.repeat(elsewhere, 4, axis=1)
@@ -79,7 +81,7 @@ def _pointers_into_process(
     of 8 bytes, is no value either.
     """
     upper = values >> np.uint64(32)
-    differ = _lower_differ(values)
+    differ = (values[0] ^ values[1]) & np.uint64(0xFFFFFFFF) != 0
     high = in_all((upper >= _HOST_LOWEST) & (upper < _HOST_END))
     low = in_all((upper == 0) & (values % np.uint64(8) == 0))
     found: Mask = differ & (high | low) & regions.in_process(values)
@@ -100,12 +102,6 @@ def _flagged(values: Words) -> Mask:
     found &= ~in_all(within == _FILLED)
     found &= (highest[0] != highest[1]) & (highest[1] != highest[2])
     return found
-
-
-def _lower_differ(values: Words) -> Mask:
-    """Whether the lower halves of the first two of uint64 [3, n] differ, bool [n]."""
-    differ: Mask = (values[0] ^ values[1]) & np.uint64(0xFFFFFFFF) != 0
-    return differ
 
 
 def on_host(halves: Words, regions: Regions) -> Mask:

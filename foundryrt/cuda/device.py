@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from foundryrt.bundle.schema import Requirements
 from foundryrt.cuda.driver import CAPABILITY_MAJOR, CAPABILITY_MINOR, Driver
-from foundryrt.errors import FoundryError
+from foundryrt.errors import FoundryError, closed
 from foundryrt.undo import Undo
 
 _current = threading.local()
@@ -30,6 +30,12 @@ class Device:
         if getattr(_current, "device", None) is not self:
             self.cuda("cuCtxSetCurrent", self.context)
             _current.device = self
+
+    def enter_open(self, undo: Undo, what: str = "the session") -> None:
+        """As `enter`; UsageError where what `undo` frees has been freed: `what` is closed."""
+        if not undo.pending:
+            raise closed(what)
+        self.enter()
 
     def free_memory(self) -> int:
         """Bytes that can still be allocated."""

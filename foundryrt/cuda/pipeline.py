@@ -22,7 +22,7 @@ from foundryrt.cuda.device import Device
 from foundryrt.cuda.driver import EVENT_WITH_TIME, EVENT_WITHOUT_TIME, NON_BLOCKING
 from foundryrt.cuda.pinned import pin
 from foundryrt.cuda.tensor import DeviceTensor
-from foundryrt.errors import UsageError, closed
+from foundryrt.errors import UsageError
 from foundryrt.native.idle import idle
 from foundryrt.native.queued import (
     LAUNCH,
@@ -132,9 +132,7 @@ class CudaPipeline:
             raise
 
     def _enter(self) -> None:
-        if not self._undo.pending:
-            raise closed("the pipeline")
-        self._device.enter()
+        self._device.enter_open(self._undo, "the pipeline")
 
     def _slot(self, slot: int) -> _Slot:
         self._enter()
@@ -265,8 +263,12 @@ class CudaPipeline:
         return self._device.cuda.query("cuEventQuery", self._slot(slot).done)
 
     def idle(self, slot: int | None, word: c_int64, seen: int, seconds: float) -> None:
-        self._enter()
-        idle(0 if slot is None else self._slot(slot).done, word, seen, seconds)
+        event = 0
+        if slot is None:
+            self._enter()
+        else:
+            event = self._slot(slot).done
+        idle(event, word, seen, seconds)
 
     def wait(self, slot: int) -> Arrays:
         if not self.done(slot):

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from foundryrt.cuda.driver import EVENT_WITHOUT_TIME
 from foundryrt.cuda.pinned import pin
 from foundryrt.cuda.tensor import DeviceTensor
-from foundryrt.errors import closed
 from foundryrt.undo import Undo
 
 
@@ -35,13 +34,8 @@ class CudaReadback:
         self._view = tensor.view(self._host)
         self._address = self._host.ctypes.data
 
-    def _enter(self) -> None:
-        if not self._undo.pending:
-            raise closed()
-        self._device.enter()
-
     def start(self) -> None:
-        self._enter()
+        self._device.enter_open(self._undo)
         cuda, tensor = self._device.cuda, self._tensor
         if tensor.extent:
             cuda(
@@ -50,6 +44,6 @@ class CudaReadback:
         cuda("cuEventRecord", self._event, tensor.stream)
 
     def wait(self) -> NDArray[Any]:
-        self._enter()
+        self._device.enter_open(self._undo)
         self._device.cuda("cuEventSynchronize", self._event)
         return self._view

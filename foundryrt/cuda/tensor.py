@@ -14,7 +14,7 @@ from foundryrt.arrays import as_array, check_array
 from foundryrt.bundle.schema import DTYPES, SEEN_AS, Tensor
 from foundryrt.cuda.device import Device
 from foundryrt.cuda.dlpack import CUDA, capsule
-from foundryrt.errors import UsageError, closed
+from foundryrt.errors import UsageError
 from foundryrt.undo import Undo
 
 if TYPE_CHECKING:
@@ -93,9 +93,10 @@ class DeviceTensor:
 
     def _enter(self) -> None:
         """Make the device's context current; UsageError where the memory has been freed."""
-        if isinstance(self.owner, Undo) and not self.owner.pending:
-            raise closed()
-        self.device.enter()
+        if isinstance(self.owner, Undo):
+            self.device.enter_open(self.owner)
+        else:
+            self.device.enter()
 
     def read_bytes(self) -> bytearray:
         """A copy of the `extent` bytes, after everything queued on the session's stream."""

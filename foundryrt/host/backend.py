@@ -82,8 +82,8 @@ class HostBackend:
         self._tapes: dict[int, Tape] = {}
         self._closed = False
         self._launching = threading.RLock()
-        _backends.append(weakref.ref(self, _backends.remove))
         """Held by what writes to the arena: graphs share scratch memory, other sessions regions."""
+        _backends.append(weakref.ref(self, _backends.remove))
         self._given = frozenset(place or {})
         self._share(place or {})
         for region in manifest.regions:

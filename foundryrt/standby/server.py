@@ -223,7 +223,7 @@ class _Watch:
 def _as_client(job: _Job) -> Iterator[None]:
     """The client's files, folder, environment and arguments, and an end that is only its own.
 
-    Modules that it finds in folders of its own are imported anew for the next command.
+    Modules that it finds in folders of its own are imported again for the next command.
     """
     kept = [os.dup(file) for file in range(3)]
     streams = sys.stdin, sys.stdout, sys.stderr
@@ -258,10 +258,10 @@ def _as_client(job: _Job) -> Iterator[None]:
 
 
 def _forget_modules(known: set[str], folders: set[str]) -> None:
-    """Drop modules that were found in `folders`, but those that are `known`: another command may
-    find other files there, or have others of these names.
+    """Drop modules that were found in `folders`, unless their names are `known`.
 
-    What lies deeper is none of these, as an environment's libraries in a project's folder. Some
+    The next command may find other files there, or have other modules of these names. What lies
+    deeper stays, such as the libraries of an environment in a project's folder: some of these
     cannot be imported twice.
     """
     new = {name.partition(".")[0] for name in sys.modules} - known

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from foundryc.ranks import Ranks
+from foundryc.recorder import Recorder
 from parse_runtime.capture.judging import Judging
 from parse_runtime.capture.parameters import Register
 from parse_runtime.kernels.activations import fp8_activations
@@ -40,6 +41,15 @@ Run = Callable[[], dict[str, Tensor]]
 """Computes a pass; its outputs by name."""
 Compile = Callable[[Layer], Layer]
 """`Recorder.compiled`."""
+
+
+def record_graphs(recorder: Recorder, graphs: Iterable[tuple[PassSignature, Run]]) -> None:
+    """Record each pass as a graph, with its outputs."""
+    for signature, run in graphs:
+        with recorder.graph(signature.graph, **signature.key) as graph:
+            found = run()
+            for output in signature.outputs:
+                graph.output(output, found[output])
 
 
 @dataclass

@@ -38,6 +38,8 @@ def record(recorder: Recorder, settings: Settings) -> None:
     # Imported late: a capture's options and its key do not need torch.
     import torch
 
+    from parse_runtime.capture.passes import record_graphs
+
     if settings.kv_most and recorder.target == "host":
         raise UsageError("kv-most: on host the caches keep the size of the capture")
     target, draft = _models(settings)
@@ -60,11 +62,7 @@ def record(recorder: Recorder, settings: Settings) -> None:
             with recorder.warm_up():
                 for _, run in graphs:
                     run()
-        for signature, run in graphs:
-            with recorder.graph(signature.graph, **signature.key) as graph:
-                found = run()
-                for output in signature.outputs:
-                    graph.output(output, found[output])
+        record_graphs(recorder, graphs)
 
 
 def _models(settings: Settings) -> tuple[Model, Model]:

@@ -13,7 +13,7 @@ import torch
 from benchmarks.parallel.steps.decode_sizes import sizes
 from benchmarks.parse.models import CONFIGS, zero_weights
 from foundryc.recorder import Recorder
-from parse_runtime.capture.passes import Passes
+from parse_runtime.capture.passes import Passes, record_graphs
 from parse_runtime.models.shard import Shard
 
 name, world, path, many = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), bool(sys.argv[4])
@@ -30,9 +30,5 @@ with torch.inference_mode():
     with recorder.warm_up():
         for _, run in passes.graphs():
             run()
-    for signature, run in passes.graphs():
-        with recorder.graph(signature.graph, **signature.key) as graph:
-            found = run()
-            for output in signature.outputs:
-                graph.output(output, found[output])
+    record_graphs(recorder, passes.graphs())
     recorder.save(path)

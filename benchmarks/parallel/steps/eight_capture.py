@@ -1,8 +1,8 @@
 """Captures a rank's passes of the model over several GPUs, without weights, on one of them.
 
 Arguments: kind, ranks, bundle, tiny. Kinds are bf16 and fp8, the weights of decode passes, and
-pair, all passes of target and draft model,
-of which weights are in bf16. `tiny` is a word: a toy on the CPU; or empty.
+pair, all passes of target and draft model with weights in bf16. `tiny` is a word: a toy on the CPU;
+or empty.
 
 A graph `fill` makes the weights: of random numbers that a session writes once into a tensor, pieces
 from differing places. All ranks have the same numbers, so routers, which each has whole, agree.
@@ -25,7 +25,7 @@ from benchmarks.parse.gain import passes_of, sizes_of
 from benchmarks.parse.models import CONFIGS, SMALL, STD, zero_weights
 from benchmarks.report import say
 from foundryc.recorder import Recorder
-from parse_runtime.capture.passes import Passes
+from parse_runtime.capture.passes import Passes, record_graphs
 from parse_runtime.models.shard import Shard
 
 MOST = 16 << 20
@@ -104,11 +104,7 @@ def main(kind: str, world: int, path: Path, tiny: bool) -> None:
                     fill.run(weights)
                 for _, run in graphs:
                     run()
-        for signature, run in graphs:
-            with recorder.graph(signature.graph, **signature.key) as graph:
-                found = run()
-                for output in signature.outputs:
-                    graph.output(output, found[output])
+        record_graphs(recorder, graphs)
         with recorder.graph("fill"):
             for _, weights in models:
                 fill.run(weights)

@@ -20,7 +20,7 @@ from benchmarks.parse.models import CONFIGS, zero_weights
 from benchmarks.report import say
 from foundryc.elsewhere import Elsewhere, store
 from foundryc.recorder import Recorder
-from parse_runtime.capture.passes import Passes
+from parse_runtime.capture.passes import Passes, record_graphs
 from parse_runtime.models.shard import Shard
 from parse_runtime.signature.sizes import PassSizes
 
@@ -61,11 +61,7 @@ def main(name: str, world: int, path: Path, limit: int, stack: ExitStack) -> Non
                 run()
         torch.cuda.synchronize()
         warm = time.time()
-        for signature, run in passes.graphs():
-            with recorder.graph(signature.graph, **signature.key) as graph:
-                found = run()
-                for output in signature.outputs:
-                    graph.output(output, found[output])
+        record_graphs(recorder, passes.graphs())
         captured = time.time()
         recorder.save(path)
     report = {
