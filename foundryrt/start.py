@@ -67,13 +67,13 @@ def _start() -> None:
             bundle = ""  # A setting that cannot be: opening the bundle says which.
     if sys.argv[1:2] in (["run"], ["serve"]) and bundle:
         ranks = _ranks(words)
+        if ranks is not None:
+            ranks.begin(words[place])  # before the driver, with which this process cannot be forked
         device = 0 if ranks is None else ranks.device()
         if device is not None and on_device(bundle):
             from foundryrt.cuda import early
 
             early.begin(device)
-        if ranks is not None:
-            ranks.begin(words[place])
     from foundryrt import cli
 
     mark("command")

@@ -13,6 +13,11 @@ def mark(step: str, at: float | None = None) -> None:
     _steps.setdefault(step, time.perf_counter() if at is None else at)
 
 
+def steps() -> dict[str, float]:
+    """Steps and when each was done (time.perf_counter, seconds; alike for all processes)."""
+    return dict(_steps)
+
+
 def seconds() -> dict[str, float]:
     """Steps in the order in which they were done, in seconds since the process was started."""
     began = time.perf_counter() - _age()

@@ -125,32 +125,34 @@ def _decode(folder: Path, model: str, ranks: int, gpus: str, repeats: int, save:
     _floor(folder)  # where it cannot be made, that is known at once
     paths = _captured(folder, model, ranks, gpus)
     found: dict[str, Any] = {"model": model, "weights": "zeros, made on the device"}
-    for world, path in paths.items():
-        own = gpus if world > 1 else gpus.split(",")[0]
-        runs = [step("decode_time.py", path, own) for _ in range(repeats)]
-        say(f"{world} ranks: {runs[-1]}")
-        found[f"ranks_{world}"] = {
-            "step_ms": {
-                batch: median(one["step_ms"][batch] for one in runs) for batch in runs[0]["step_ms"]
-            },
-            "first_launch_ms": median(one["first_launch_ms"] for one in runs),
-            "all_ready_ms": median(one["all_ready_ms"] for one in runs),
-            "timeline_ms": {
-                step: median(one["timeline_ms"][step] for one in runs)
-                for step in runs[0]["timeline_ms"]
-            },
-        }
-        save(found)
-    alone, together = (found[f"ranks_{world}"]["step_ms"] for world in paths)
-    found["speedup"] = {batch: alone[batch] / together[batch] for batch in alone}
-    save(found)
-    alone_seen, all_seen = [], []
+    runs: dict[int, list[dict[str, Any]]] = {world: [] for world in paths}
+    bare_ms: list[float] = []
+    bare_seeing_all_ms: list[float] = []
     for _ in range(repeats):
-        alone_seen.append(bare(folder, gpus.split(","), False))
-        all_seen.append(bare(folder, gpus.split(","), True))
-    found["bare_ms"], found["bare_seeing_all_ms"] = median(alone_seen), median(all_seen)
-    found["first_launch_ratio"] = found[f"ranks_{ranks}"]["first_launch_ms"] / found["bare_ms"]
-    save(found)
+        for world, path in paths.items():
+            own = gpus if world > 1 else gpus.split(",")[0]
+            runs[world].append(step("decode_time.py", path, own))
+            say(f"{world} ranks: {runs[world][-1]}")
+        bare_ms.append(bare(folder, gpus.split(","), False))
+        bare_seeing_all_ms.append(bare(folder, gpus.split(","), True))
+        for world, those in runs.items():
+            found[f"ranks_{world}"] = {
+                "step_ms": {
+                    batch: median(one["step_ms"][batch] for one in those)
+                    for batch in those[0]["step_ms"]
+                },
+                "first_launch_ms": median(one["first_launch_ms"] for one in those),
+                "all_ready_ms": median(one["all_ready_ms"] for one in those),
+                "starts": [
+                    {key: value for key, value in one.items() if key != "step_ms"} for one in those
+                ],
+            }
+        alone, together = (found[f"ranks_{world}"]["step_ms"] for world in paths)
+        found["speedup"] = {batch: alone[batch] / together[batch] for batch in alone}
+        found["bare_ms"], found["bare_seeing_all_ms"] = median(bare_ms), median(bare_seeing_all_ms)
+        launch = found[f"ranks_{ranks}"]["first_launch_ms"]
+        found["first_launch_ratio"] = launch / found["bare_ms"]
+        save(found)
 
 
 def _captured(folder: Path, model: str, ranks: int, gpus: str) -> dict[int, Path]:

@@ -53,7 +53,7 @@ class AskedRanks:
         from foundryrt.ranks.spawn import spawn
 
         try:
-            begun.append(spawn(bundle, self.tp, self.devices))
+            begun.append(spawn(bundle, self.tp, self.devices, fork=True))
         except FoundryError:
             return  # the command finds the same, and says it
 

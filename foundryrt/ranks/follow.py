@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from foundryrt.bundle.schema import Manifest
     from foundryrt.native.ring import Record, Ring
 
-_DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG of prctl."""
+_DEATH_SIGNAL, _NAME = 1, 15
+"""PR_SET_PDEATHSIG and PR_SET_NAME of prctl."""
 _TO_LISTEN = 60.0
 """Seconds in which the rank 0 that has started this process listens."""
 _ALIVE_S = 1.0
@@ -34,11 +34,13 @@ Said = tuple[dict[str, Any], list[int]]
 
 def begin(given: dict[str, str], bundle: str) -> NoReturn:
     """Follow the rank 0 that has started this process, with these options (`spawn`)."""
+    system = ctypes.CDLL(None)
     if parent := int(given.get("parent", 0)):
-        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+        system.prctl(_DEATH_SIGNAL, signal.SIGKILL)
         if os.getppid() != parent:
             sys.exit(1)  # it has ended before
     rank, world, device = (int(given[name]) for name in ("rank", "world", "device"))
+    system.prctl(_NAME, f"foundry-rank-{rank}".encode())  # for ps and top
     follow(bundle, rank, world, device, given["meeting"], _TO_LISTEN, quiet=True)
 
 
@@ -87,8 +89,8 @@ class _Line:
         """What rank 0 says next, with its files."""
         return self._said.get()
 
-    def reached(self, stage: str, *files: int) -> None:
-        self._say({"stage": stage}, *files)
+    def reached(self, stage: str, *files: int, **more: Any) -> None:
+        self._say({"stage": stage, **more}, *files)
 
     def fail(self, why: str) -> NoReturn:
         """Say why this rank ends, and end: on a GPU exchanges may go on that nobody completes."""
@@ -154,12 +156,16 @@ def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> No
     from foundryrt.native.ring import Ring
     from foundryrt.ranks.device import hello, prepare
     from foundryrt.remote.bundle import open_bundle
+    from foundryrt.timeline import mark, steps
 
     bundle = open_bundle(path)
-    line.open(hello(bundle, rank, world, device).message())
     if bundle.manifest.target == "cuda":
-        # It imports numpy, which takes as long as the driver's start; later, all ranks would wait.
+        # These import numpy, too. To say hello the driver is waited for, and then all ranks wait.
+        import foundryrt.cuda.backend
         import foundryrt.cuda.readback  # noqa: F401
+    mark("imports")
+    line.open(hello(bundle, rank, world, device).message())
+    mark("hello")
     order, _ = line.next()
     weights = None if order["weights"] is None else Path(order["weights"])
     first = order["first"]
@@ -175,7 +181,7 @@ def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> No
     for slab in others.values():
         os.close(slab)
     prepare(backend, bundle, first)
-    line.reached("ready")
+    line.reached("ready", timeline=[*steps().items(), *backend.timeline])
     _Follower(backend, bundle.manifest, line).run(ring, rank - 1)
     backend.close()
 

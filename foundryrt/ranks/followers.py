@@ -45,6 +45,8 @@ class Followers:
         """Set once a rank has failed or ended; nothing can be launched then."""
         self.on_loss: list[Callable[[int], object]] = []
         """Called, by a thread of its own, with the rank that is lost."""
+        self.timelines: dict[int, list[tuple[str, float]]] = {}
+        """By rank, the steps of its start and when each was done, as `Session.timeline`."""
         self._processes: Processes = {}
         self._members: dict[int, Member] = {}
         self._said: dict[str, dict[int, list[int]]] = {}
@@ -173,10 +175,8 @@ class Followers:
 
     def _refuse_ended(self, rank: int) -> None:
         process = self._processes.get(rank)
-        if process is not None and process.poll() is not None:
-            raise FoundryError(
-                f"{self.name(rank)} {ending(process.returncode)} before it could take part"
-            )
+        if process is not None and (code := process.poll()) is not None:
+            raise FoundryError(f"{self.name(rank)} {ending(code)} before it could take part")
 
     def _read(self) -> None:
         """Take the news of all ranks until their connections are closed."""
@@ -205,6 +205,8 @@ class Followers:
                     continue
                 if message is not None and "stage" in message:
                     with self._changed:
+                        if steps := message.get("timeline"):
+                            self.timelines[rank] = [(str(step), float(at)) for step, at in steps]
                         self._said.setdefault(str(message["stage"]), {})[rank] = files
                         self._changed.notify_all()
                     continue

@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
+from contextlib import suppress
 
 TYPE_CHECKING = False  # type checkers know it as True; importing typing would delay the driver
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Processes = dict[int, "subprocess.Popen[bytes]"]
+Processes = dict[int, "subprocess.Popen[bytes] | Fork"]
+
+
+class Fork:
+    """A process that was forked from this one; as subprocess.Popen, of which it has a part."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._asking = threading.Lock()
+
+    def poll(self) -> int | None:
+        with self._asking:
+            if self.returncode is None:
+                ended, status = os.waitpid(self.pid, os.WNOHANG)
+                if ended:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+            return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        end = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if end is not None and time.monotonic() > end:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
+            time.sleep(0.005)
+        return code
+
+    def kill(self) -> None:
+        with self._asking:
+            if self.returncode is None:  # else the number may be another process's
+                os.kill(self.pid, signal.SIGKILL)
 
 
 class Spawned:
@@ -33,12 +66,16 @@ class Spawned:
 
 
 def spawn(
-    bundle: str | os.PathLike[str], world: int, devices: Sequence[int] | None = None
+    bundle: str | os.PathLike[str],
+    world: int,
+    devices: Sequence[int] | None = None,
+    fork: bool = False,
 ) -> Spawned:
     """Start a process for each rank but this one's, on the GPUs `devices` or 0 to `world` - 1.
 
     UsageError for numbers that do not fit each other. Where this is the main thread they end with
-    this process.
+    this process. With `fork` they are forks of it, unless it has other threads: they begin at once,
+    without Python's start. No driver may have been started here.
     """
     if not 2 <= world <= 64:
         _refuse(f"{world} ranks: 2 to 64 can run a bundle together")
@@ -46,35 +83,63 @@ def spawn(
     if len(devices) != world:
         _refuse(f"{len(devices)} devices for {world} ranks: name one for each")
     spawned = Spawned(devices)
+    begin = _forked if fork and len(os.listdir("/proc/self/task")) == 1 else _process
     try:
         for rank in range(1, world):
-            spawned.processes[rank] = _process(bundle, rank, world, devices[rank], spawned.meeting)
+            words = _words(bundle, rank, world, devices[rank], spawned.meeting)
+            try:
+                spawned.processes[rank] = begin(words)
+            except OSError as error:
+                from foundryrt.errors import FoundryError
+
+                raise FoundryError(f"rank {rank} cannot be started: {error.strerror}") from error
     except BaseException:
         spawned.end()
         raise
     return spawned
 
 
-def _process(
+def _words(
     bundle: str | os.PathLike[str], rank: int, world: int, device: int, meeting: str
-) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable, "-P", "-m", "foundryrt.ranks.begin", f"--rank={rank}", f"--world={world}",
-        f"--device={device}", f"--meeting={meeting}",
-    ]  # fmt: skip
+) -> list[str]:
+    """What `foundryrt.ranks.begin` is given."""
+    words = [f"--rank={rank}", f"--world={world}", f"--device={device}", f"--meeting={meeting}"]
     if threading.current_thread() is threading.main_thread():
         # The system counts the thread that starts a process as its parent.
-        command.append(f"--parent={os.getpid()}")
-    try:
-        # A terminal's Ctrl-C is for this process, which ends the others.
-        return subprocess.Popen(
-            [*command, os.fspath(bundle)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0,
-        )  # fmt: skip
-    except OSError as error:
-        from foundryrt.errors import FoundryError
+        words.append(f"--parent={os.getpid()}")
+    return [*words, os.fspath(bundle)]
 
-        raise FoundryError(f"rank {rank} cannot be started: {error.strerror}") from error
+
+def _process(words: list[str]) -> subprocess.Popen[bytes]:
+    # A terminal's Ctrl-C is for this process, which ends the others.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "foundryrt.ranks.begin", *words],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0,
+    )  # fmt: skip
+
+
+def _forked(words: list[str]) -> Fork:
+    """As `_process`, in a fork of this process."""
+    if pid := os.fork():
+        return Fork(pid)
+    try:
+        os.setpgid(0, 0)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 1)
+        for file in map(int, os.listdir("/proc/self/fd")):
+            if file > 2:
+                with suppress(OSError):  # the one of the list itself
+                    os.close(file)
+        from foundryrt.ranks.begin import main
+
+        main(words)
+    except KeyboardInterrupt:
+        pass  # of the terminal, for all its processes
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(1)
 
 
 def _refuse(why: str) -> None:

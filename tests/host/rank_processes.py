@@ -99,12 +99,21 @@ def ranks_of(parent: int) -> dict[int, int]:
     for folder in Path("/proc").iterdir():
         # Processes of others may end meanwhile.
         with suppress(FileNotFoundError, ProcessLookupError):
-            if folder.name.isdigit() and alive(int(folder.name)):
-                words = (folder / "cmdline").read_text().split("\0")
-                if "foundryrt.ranks.begin" in words and _stat(folder)[1] == str(parent):
-                    rank = next(word for word in words if word.startswith("--rank="))
-                    found[int(folder.name)] = int(rank.partition("=")[2])
+            if not folder.name.isdigit() or not alive(int(folder.name)):
+                continue
+            if _stat(folder)[1] == str(parent) and (rank := _rank(folder)):
+                found[int(folder.name)] = rank
     return found
+
+
+def _rank(folder: Path) -> int:
+    """0 for other processes. A fork has no name of its own before it has imported what it needs."""
+    words = (folder / "cmdline").read_text().split("\0")
+    if "foundryrt.ranks.begin" in words:
+        rank = next(word for word in words if word.startswith("--rank="))
+        return int(rank.partition("=")[2])
+    name, _, number = (folder / "comm").read_text().rpartition("-")
+    return int(number) if name == "foundry-rank" else 0
 
 
 def alive(process: int) -> bool:

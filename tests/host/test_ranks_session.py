@@ -20,7 +20,7 @@ from foundryrt.errors import FoundryError, RankLost
 from foundryrt.host.backend import HostBackend
 from foundryrt.ranks.followers import Followers
 from foundryrt.ranks.meeting import listen
-from foundryrt.ranks.spawn import _process
+from foundryrt.ranks.spawn import _process, _words
 from tests.host import rank_processes as processes
 from tests.host.rank_processes import WIDTH, alive, parts, record
 
@@ -341,7 +341,7 @@ def test_what_fails_here_ends_the_other_ranks(bundles, monkeypatch) -> None:
 def test_a_rank_says_nothing_where_rank_0_is_gone(bundles, capfd) -> None:
     name = f"foundryrt-test-{os.getpid()}"
     listener = listen(name)
-    process = _process(bundles[2], 1, 2, 0, name)
+    process = _process(_words(bundles[2], 1, 2, 0, name))
     select.select([listener], [], [])
     listener.close()  # before it has said who it is
     assert process.wait(60) == 1 and capfd.readouterr().err == ""

@@ -166,7 +166,7 @@ def seen(*what):
 
 start.on_device = begin.on_device = lambda path: True
 early.begin = lambda device: seen("driver", device)
-spawn._process = lambda bundle, rank, world, device, meeting: seen("rank", rank, device)
+spawn._forked = lambda words: seen(*words[:3])
 """
 _LEADS = """
 sys.modules["foundryrt.cli"] = None
@@ -185,9 +185,12 @@ except ImportError:
 """
 
 
+_TWO = ["--rank=1 --world=3 --device=6", "--rank=2 --world=3 --device=7", "driver 5"]
+
+
 @pytest.mark.parametrize(
     ("program", "events"),
-    [(_LEADS, ["driver 5", "rank 1 6", "rank 2 7"]), (_FOLLOWS, ["driver 6"])],
+    [(_LEADS, _TWO), (_FOLLOWS, ["driver 6"])],
 )
 def test_drivers_start_before_anything_is_imported(program: str, events: list[str]) -> None:
     """A rank's own, and, by their processes, those of the others."""

@@ -12,14 +12,14 @@ import time
 SPAWNED = float(os.environ["SPAWNED"])
 path, devices = sys.argv[1], [int(one) for one in sys.argv[2].split(",")]
 
-# As `foundryrt run` begins: its own driver, then the other ranks, then what it imports.
+# As `foundryrt run` begins: the other ranks, then its own driver, then what it imports.
+from foundryrt.ranks.spawn import spawn  # noqa: E402
+
+spawned = spawn(path, len(devices), devices, fork=True) if len(devices) > 1 else None
+
 from foundryrt.cuda import early  # noqa: E402
 
 early.begin(devices[0])
-
-from foundryrt.ranks.spawn import spawn  # noqa: E402
-
-spawned = spawn(path, len(devices), devices) if len(devices) > 1 else None
 
 import json  # noqa: E402
 from statistics import median  # noqa: E402
@@ -68,6 +68,10 @@ def main() -> None:
     timeline = backend._own.timeline if followers else backend.timeline
     clock = time.time() - time.perf_counter() - SPAWNED
     marks["timeline_ms"] = {step: (at + clock) * 1e3 for step, at in timeline}
+    marks["others_ms"] = {
+        str(rank): {step: (at + clock) * 1e3 for step, at in own}
+        for rank, own in (followers.timelines if followers else {}).items()
+    }
     host = session._bundle.manifest.target == "host"
     session.close()
     assert host or "torch" not in sys.modules

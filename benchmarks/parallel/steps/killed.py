@@ -51,7 +51,11 @@ def main(bundle: str, ranks: int, gpus: str) -> None:
         assert command.stdout is not None
         if command.stdout.readline() != "launched\n":
             raise SystemExit(f"no launch: {command.communicate()[1]}")
-        others = {_rank(process): process for process, of in parents() if of == command.pid}
+        others = {
+            int(Path(f"/proc/{process}/comm").read_text().rpartition("-")[2]): process
+            for process, of in parents()
+            if of == command.pid
+        }
         if sorted(others) != [*range(1, ranks)]:
             raise SystemExit(f"ranks are {sorted(others)} beside 0, of {ranks}")
         began = time.monotonic()
@@ -63,11 +67,6 @@ def main(bundle: str, ranks: int, gpus: str) -> None:
     if command.returncode != 1 or f"rank {ranks - 1} " not in said:
         raise SystemExit(f"exit status {command.returncode}: {said}")
     print(json.dumps({"killed_s": spent, "said": said.strip()}))
-
-
-def _rank(process: int) -> int:
-    words = Path(f"/proc/{process}/cmdline").read_text().split("\0")
-    return int(next(word for word in words if word.startswith("--rank=")).partition("=")[2])
 
 
 main(sys.argv[1], int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "")
