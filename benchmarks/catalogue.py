@@ -48,6 +48,11 @@ BENCHMARKS = {
             "tp.json", gpu=True,
         ),
         Benchmark(
+            "arith-ranks", "arith.ranks",
+            "the trained pair on several ranks: answers that differ from one rank's, and by what",
+            "tp.json",
+        ),
+        Benchmark(
             "eight-gpus", "parallel.eight",
             "Qwen3-235B over the eight GPUs of a host: start, decoding, PARSE, a rank killed",
             "tp8.json",

@@ -22,6 +22,7 @@ choose() {
         serve14b) limit=590 options=(serve --models qwen3-14b) ;;
         share) limit=590 options=(rank-share) ;;
         ranks) limit=500 options=(tensor-parallel) ;;
+        pair) limit=400 options=(arith-ranks --target cuda) ;;
         eight) limit=590 options=(eight-gpus) ;;
         degree) limit=300 options=(serve-degree) ;;
         serve_ranks) limit=590 options=(serve --tp 2 --models qwen3-14b --parts throughput --concurrent "1,16,64") ;;

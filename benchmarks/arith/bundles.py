@@ -34,7 +34,7 @@ FLY: dict[str, object] = {"speculate": "draft", "eagle-depth": 16, "fly-window":
 
 def capture(
     folder: Path, weights: Path, target: str, dtype: str, slots: int, depth: int, width: int,
-    wanted: Collection[str],
+    wanted: Collection[str], ranks: int = 1,
 ) -> dict[str, Path]:  # fmt: skip
     """Paths of the wanted bundles; `target` is host or cuda.
 
@@ -60,6 +60,8 @@ def capture(
         command = [sys.executable, "-c", "from foundryc.cli import main; main()", "capture"]
         command += ["--workload", "parse", "-o", str(bundles[name])]
         command += [f"--{key}={value}" for key, value in {**common, **models[name]}.items()]
+        if ranks > 1:
+            command += [f"--tp={ranks}"]
         if target == "cuda":
             # The evaluation opens all in one process, where their addresses must differ; they lie
             # where they were captured, so that nothing is to be proved of other places.
