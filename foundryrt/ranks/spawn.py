@@ -79,8 +79,7 @@ def spawn(
 
     UsageError for numbers that do not fit each other. Where this is the main thread they end with
     this process. With `fork`, for a command's main thread, they are forks of this process, which
-    begin at once, without Python's start; where it has other threads they are not. It must not have
-    started a driver.
+    begin at once, without Python's start, unless it has other threads or a driver.
     """
     if not 2 <= world <= 64:
         _refuse(f"{world} ranks: 2 to 64 can run a bundle together")
@@ -91,7 +90,7 @@ def spawn(
     if fork:
         # Where the caller has left it ignored, the system would not keep how a rank ended.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    begin = _forked if fork and _has_one_thread() else _process
+    begin = _forked if fork and _can_be_forked() else _process
     try:
         for rank in range(1, world):
             words = _words(bundle, rank, world, devices[rank], spawned.meeting)
@@ -107,9 +106,12 @@ def spawn(
     return spawned
 
 
-def _has_one_thread() -> bool:
+def _can_be_forked() -> bool:
+    """Whether this process has one thread, and no driver: what a fork has of one does not work."""
     try:
-        return len(os.listdir("/proc/self/task")) == 1
+        with open("/proc/self/maps", "rb") as file:
+            driver = b"/libcuda.so" in file.read()
+        return not driver and len(os.listdir("/proc/self/task")) == 1
     except OSError:
         return False  # some sandboxes have no /proc
 

@@ -159,10 +159,24 @@ def test_a_fork_whose_end_somebody_else_has_asked_for(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("0 0\n", "")
 
 
-def test_where_threads_cannot_be_counted_nothing_is_forked(tmp_path: Path) -> None:
+def test_beside_a_driver_nothing_is_forked(tmp_path: Path) -> None:
+    """A library that was imported may have started it without a thread."""
+    (tmp_path / "libcuda.so.1").write_bytes(bytes(4096))
     done = run(
-        "def none(path):\n    raise FileNotFoundError(path)\n"
-        "os.listdir = none\n"
+        "import mmap\n"
+        "with open(path, 'rb') as file:\n"
+        "    loaded = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n"
+        "spawn._process = lambda words: print('a process', words[0])\n"
+        "spawn.spawn('a.fdy', 2, fork=True)",
+        tmp_path / "libcuda.so.1",
+    )
+    assert (done.stdout, done.stderr) == ("a process --rank=1\n", "")
+
+
+def test_without_proc_nothing_is_forked(tmp_path: Path) -> None:
+    done = run(
+        "def none(path, *_):\n    raise FileNotFoundError(path)\n"
+        "os.listdir = spawn.open = none\n"
         "spawn._process = lambda words: print('a process', words[0])\n"
         "spawn.spawn('a.fdy', 2, fork=True)",
         tmp_path,
