@@ -101,7 +101,7 @@ def test_no_thread_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("threading._start_new_thread", refuse)
     early.begin()  # the command itself says so
-    with pytest.raises(SystemExit, match="^error: no thread can be started: raise ulimit -u"):
+    with pytest.raises(SystemExit, match=r"^error: no thread can be started: raise ulimit -u"):
         run_app(threading.Thread(target=int).start)
     with pytest.raises(RuntimeError, match="something else"):
         run_app(Mock(side_effect=RuntimeError("something else")))
