@@ -90,6 +90,10 @@ def run_app(app: Callable[[], object]) -> None:
     except FoundryError as error:
         note(f"error: {error}")
         sys.exit(1)
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        sys.exit("error: no thread can be started: raise ulimit -u, or the container's pids limit")
 
 
 class _HarmlessLines(logging.Formatter):

@@ -97,8 +97,9 @@ class Followers:
         """Wait for all ranks; FoundryError names those that are late, and what differs at one."""
         meet(self._listener, own, self._members, self._refuse_ended)
         self._listener.close()
-        self._reader = threading.Thread(target=self._read, name="foundry-ranks", daemon=True)
-        self._reader.start()
+        reader = threading.Thread(target=self._read, name="foundry-ranks", daemon=True)
+        reader.start()
+        self._reader = reader  # once there is one to wait for
 
     def tell(self, message: dict[str, Any], files: tuple[int, ...] = ()) -> None:
         """Say something to all; who does not hear it is lost, as the next `check` says."""

@@ -13,22 +13,26 @@ from contextlib import suppress
 TYPE_CHECKING = False  # type checkers know it as True; importing typing would delay the driver
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 Processes = dict[int, "subprocess.Popen[bytes] | Fork"]
 
 
 class Fork:
-    """A process that was forked from this one; as subprocess.Popen, of which it has a part."""
+    """A process that was forked from this one, with what is used here of subprocess.Popen."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self._asking = threading.Lock()
+        self._asking = threading.RLock()
 
     def poll(self) -> int | None:
         with self._asking:
             if self.returncode is None:
-                ended, status = os.waitpid(self.pid, os.WNOHANG)
+                try:
+                    ended, status = os.waitpid(self.pid, os.WNOHANG)
+                except ChildProcessError:  # somebody else in this process has asked
+                    ended, status = self.pid, 0
                 if ended:
                     self.returncode = os.waitstatus_to_exitcode(status)
             return self.returncode
@@ -42,8 +46,8 @@ class Fork:
         return code
 
     def kill(self) -> None:
-        with self._asking:
-            if self.returncode is None:  # else the number may be another process's
+        with self._asking, suppress(ProcessLookupError):
+            if self.poll() is None:  # else the number may be another process's
                 os.kill(self.pid, signal.SIGKILL)
 
 
@@ -74,8 +78,8 @@ def spawn(
     """Start a process for each rank but this one's, on the GPUs `devices` or 0 to `world` - 1.
 
     UsageError for numbers that do not fit each other. Where this is the main thread they end with
-    this process. With `fork` they are forks of it, unless it has other threads: they begin at once,
-    without Python's start. No driver may have been started here.
+    this process. With `fork`, for a command's main thread, they are forks of this process, which
+    begin at once, without Python's start, unless it has other threads or a driver.
     """
     if not 2 <= world <= 64:
         _refuse(f"{world} ranks: 2 to 64 can run a bundle together")
@@ -83,7 +87,10 @@ def spawn(
     if len(devices) != world:
         _refuse(f"{len(devices)} devices for {world} ranks: name one for each")
     spawned = Spawned(devices)
-    begin = _forked if fork and len(os.listdir("/proc/self/task")) == 1 else _process
+    if fork:
+        # Where the caller has left it ignored, the system would not keep how a rank ended.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    begin = _forked if fork and _can_be_forked() else _process
     try:
         for rank in range(1, world):
             words = _words(bundle, rank, world, devices[rank], spawned.meeting)
@@ -97,6 +104,16 @@ def spawn(
         spawned.end()
         raise
     return spawned
+
+
+def _can_be_forked() -> bool:
+    """Whether this process has one thread, and no driver: what a fork has of one does not work."""
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            driver = b"/libcuda.so" in file.read()
+        return not driver and len(os.listdir("/proc/self/task")) == 1
+    except OSError:
+        return False  # some sandboxes have no /proc
 
 
 def _words(
@@ -120,10 +137,22 @@ def _process(words: list[str]) -> subprocess.Popen[bytes]:
 
 def _forked(words: list[str]) -> Fork:
     """As `_process`, in a fork of this process."""
-    if pid := os.fork():
-        return Fork(pid)
+    # What a signal has Python do here, such as ending the other ranks, is not for the fork to do.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
+        pid = os.fork()
+        return Fork(pid) if pid else _become(words, before)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _become(words: list[str], mask: set[int | signal.Signals]) -> NoReturn:
+    """Be a rank, in a fork that keeps nothing of its command's but stderr, until the rank ends."""
+    try:
+        # A terminal's Ctrl-C may come before the fork has a group of its own.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.setpgid(0, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 1)
@@ -134,8 +163,8 @@ def _forked(words: list[str]) -> Fork:
         from foundryrt.ranks.begin import main
 
         main(words)
-    except KeyboardInterrupt:
-        pass  # of the terminal, for all its processes
+    except SystemExit:
+        pass
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

@@ -347,6 +347,23 @@ def test_a_rank_says_nothing_where_rank_0_is_gone(bundles, capfd) -> None:
     assert process.wait(60) == 1 and capfd.readouterr().err == ""
 
 
+def test_a_thread_that_the_system_refuses_leaves_no_ranks_behind(bundles, monkeypatch) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "foundry-ranks":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with (
+        Followers.start(bundles[2], 2) as followers,
+        pytest.raises(RuntimeError, match="can't start new thread"),
+    ):
+        Session.open(bundles[2], followers=followers)
+    assert not processes.followers(os.getpid())
+
+
 def test_a_rank_that_cannot_open_the_bundle(bundles, tmp_path: Path) -> None:
     with (
         Followers.start(tmp_path / "none.fdy", 2) as followers,

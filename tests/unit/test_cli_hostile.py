@@ -8,13 +8,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 
 from foundryrt.atomic import AtomicFile
 from foundryrt.console import run_app
+from foundryrt.cuda import early
 from tests.attacks.samples import Parts, parts, with_manifest
 
 FOUNDRYC = [sys.executable, "-c", "from foundryc.cli import main; main()"]
@@ -88,6 +91,20 @@ def test_a_failure_of_the_system_without_a_number(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SystemExit) as ended:
         run_app(times_out)
     assert ended.value.code == "error: output: the place did not answer"
+
+
+def test_no_thread_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+
+    def refuse(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading._start_new_thread", refuse)
+    early.begin()  # the command itself says so
+    with pytest.raises(SystemExit, match=r"^error: no thread can be started: raise ulimit -u"):
+        run_app(threading.Thread(target=int).start)
+    with pytest.raises(RuntimeError, match="something else"):
+        run_app(Mock(side_effect=RuntimeError("something else")))
 
 
 def test_nobody_reads_the_output(bundle: Path) -> None:
