@@ -135,6 +135,7 @@ class Recorder:
         files a weight's contents come from: it is then stored as that recipe, and not compared with
         them, as `module` does. On cuda, register
         weights without slices before those with: the bundle holds all up to the last without.
+        Likewise state that is not zero before large state that is: it holds all up to the former.
         Slices may be of single ranks, the same number of elements for each (`WeightSlice.rank`).
 
         State with `grows` may have up to so many rows, its first dimension, in a session
