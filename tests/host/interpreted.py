@@ -14,6 +14,7 @@ import inspect
 import runpy
 import sys
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -37,16 +38,24 @@ def matmul(a: np.ndarray, b: np.ndarray, dtype: Any = None) -> np.ndarray:
     return np.einsum("...ij,...jk->...ik", a, b, dtype=dtype)
 
 
-class Numpy:
-    """numpy with another `matmul`."""
+def with_matmul() -> ModuleType:
+    """numpy with the `matmul` above."""
+    module = ModuleType("numpy")
+    vars(module).update(vars(np), matmul=matmul)
+    return module
 
-    matmul = staticmethod(matmul)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
+numpy_dtype = cache(interpreter._get_np_dtype)
+
+
+def dtype_of(type_: tl.dtype) -> np.dtype:
+    """Triton's own makes a table of all types each time that it looks one up."""
+    element = type_.scalar
+    return np.dtype(np.uint64) if element.is_ptr() else numpy_dtype(element)
 
 
 interpreter.InterpretedFunction.__call__ = call
-interpreter.np = Numpy()
+interpreter.np = with_matmul()
+interpreter._get_np_dtype = dtype_of
 del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
