@@ -1,9 +1,11 @@
-"""`interpreted.py SCRIPT` runs a script whose Triton kernels are interpreted (TRITON_INTERPRET=1).
+"""`interpreted.py SCRIPT` runs a script whose Triton kernels are interpreted (TRITON_INTERPRET=1);
+processes that the script spawns import it.
 
 A launch puts the interpreter in place of what triton.language has, and each call of a device
 function within it does so again, which takes longer than most of them. Here only those of Triton's
 own do, once: they see triton.language.core, where it then stays. Types and shapes, of which each
-operation makes some, are looked up where they were made before.
+operation makes some, are looked up where they were made before. Sums of integers are not computed
+a second time, for an assertion that Triton has in debug mode alone.
 
 A product of tiles gives each row what it gives it in any other tile, as on a GPU; whether BLAS does
 depends on the processor.
@@ -89,5 +91,7 @@ tl.block_type.__init__, tl.tensor.__init__ = make_block, make_tensor
 interpreter.InterpretedFunction.__call__ = call
 interpreter.np = with_matmul()
 interpreter._get_np_dtype = dtype_of
-del sys.argv[0]
-runpy.run_path(sys.argv[0], run_name="__main__")
+interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=False)
+if __name__ == "__main__":
+    del sys.argv[0]
+    runpy.run_path(sys.argv[0], run_name="__main__")
