@@ -63,7 +63,7 @@ plain_block = tl.block_type.__init__
 
 @cache
 def block_shape(*sizes: int) -> tuple[tl.core.tuple, int, str]:
-    """The shape of blocks of these sizes, checked, their number of elements, and the shape's name."""
+    """The shape of blocks of these sizes, checked, how many elements they have, its name."""
     block = object.__new__(tl.block_type)
     plain_block(block, tl.int1, list(sizes))
     return block.shape, block.numel, str(block.shape)
