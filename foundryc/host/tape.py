@@ -7,6 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch._C._dynamo.eval_frame import (
+    _FrameAction,
+    _FrameExecStrategy,
+    set_code_exec_strategy,
+)
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -84,6 +89,11 @@ class Tape(TorchDispatchMode):
             self._check_unchanged(buffer)
         self.nodes = self._prologue + self.nodes
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # For that torch would import its compiler with the first operator, which takes a second.
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -101,6 +111,11 @@ class Tape(TorchDispatchMode):
             raise
         finally:
             self._depth -= 1
+
+    # Neither this nor what it calls is compiled, as torch has it by importing its compiler.
+    set_code_exec_strategy(
+        __torch_dispatch__.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP)
+    )
 
     def _dispatch(
         self, op: OpOverload[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
