@@ -279,7 +279,9 @@ def test_a_death_ends_an_exchange_under_way(bundles, monkeypatch) -> None:
         assert not launching.is_alive()
 
 
-def test_a_rank_that_hangs_is_named(bundles) -> None:
+def test_a_rank_that_hangs_is_named(bundles, monkeypatch) -> None:
+    join = HostBackend.join
+    monkeypatch.setattr(HostBackend, "join", lambda own, slabs: join(own, slabs, 2_000))
     with opened(bundles[3], 3) as (session, found):
         session.graph("parts").launch()
         os.kill(found[1], signal.SIGSTOP)
