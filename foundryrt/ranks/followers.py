@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -55,7 +55,7 @@ class Followers:
         self._taken = self._ending = False
         self._reader: threading.Thread | None = None
         self._undo = Undo()
-        self._undo.push(partial(_end, self._processes))
+        self._undo.push(partial(_end, self._processes, self._members))
         self._undo.push(partial(_close, self._members))
         self._listener = listen(meeting)
         self._undo.push(self._listener.close)
@@ -254,12 +254,12 @@ def _close(members: Mapping[int, Member]) -> None:
             member.connection.shutdown(socket.SHUT_RDWR)
 
 
-def _end(processes: Processes) -> None:
-    """Each has been told by its connection."""
+def _end(processes: Processes, told: Container[int]) -> None:
+    """Some have been told by their connection; the others still look for this process."""
     end = time.monotonic() + _LAST_WORDS
-    for process in processes.values():
+    for rank, process in processes.items():
         try:
-            process.wait(max(0.0, end - time.monotonic()))
+            process.wait(max(0.0, end - time.monotonic()) if rank in told else 0.0)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

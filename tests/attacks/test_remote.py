@@ -39,12 +39,18 @@ def limit(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(attempts, "LIMITS", limits)
 
 
+OTHERS: set[threading.Thread] = set()
+"""Threads that were there before a test, such as those of another file's pool."""
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache folder of the test's own, short pauses, and no copy left from another test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     limit(monkeypatch, 60)
     copies._begun.clear()
+    OTHERS.clear()
+    OTHERS.update(threading.enumerate())
     yield tmp_path
     finish()
 
@@ -52,7 +58,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def join() -> None:
     """Wait for the background's fetching, as the end of a process does."""
     for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
+        if thread not in OTHERS and not thread.daemon:
             thread.join()
 
 

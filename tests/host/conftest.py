@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from standing_by import standing_by
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama, captured; a file that is about others has a fixture of its own."""
+    """A random Llama, captured, which no test changes; a file about others has its own fixture."""
     from parse_command import tiny_bundle  # which imports transformers
 
     return tiny_bundle(tmp_path_factory.mktemp("tiny"))

@@ -18,7 +18,7 @@ from parse_command import COMMAND, listening, serve
 
 from foundryrt.bundle.reader import Bundle
 
-SLOW = {"max_tokens": 60, "parse": {"max_rounds": 0}}
+SLOW = {"max_tokens": 40, "parse": {"max_rounds": 0}}
 QUESTIONS = [f"question {i}" for i in range(6)]
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -167,35 +165,45 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.listdir(tmp_path) == []
 
 
-ENDLESS = """
-import sys
+KILLED = """
+import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 from tests.unit.test_bundle_writer import manifest
+from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import SectionKind
 from foundryrt.bundle.writer import BundleWriter
-number = 0
-while True:
-    number += 1
-    with BundleWriter(sys.argv[2]) as writer:
-        writer.add(SectionKind.FILE, "number", str(number).encode() * 200_000, compress=False)
-        writer.finish(manifest())
-    print(number, flush=True)
+
+def write_without_end(path, written):
+    number = 0
+    while True:
+        number += 1
+        with BundleWriter(path) as writer:
+            data = str(number).encode() * 200_000
+            writer.add(SectionKind.FILE, "number", data, compress=False)
+            writer.finish(manifest())
+        os.write(written, b"1")
+
+for moment in range(15):
+    ready, written = os.pipe()
+    child = os.fork()
+    if child == 0:
+        write_without_end(sys.argv[2], written)
+    os.read(ready, 1)
+    time.sleep(0.0007 * moment)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    os.close(ready)
+    os.close(written)
+    with Bundle.open(sys.argv[2]) as bundle:
+        bundle.verify()
 """
 
 
 def test_killed_at_any_point(tmp_path: Path) -> None:
-    """A process that writes without end is killed at 15 moments: the file is always whole."""
-    root = str(Path(__file__).parents[2])
-    path = tmp_path / "a.fdy"
-    for moment in range(15):
-        process = subprocess.Popen(
-            [sys.executable, "-c", ENDLESS, root, str(path)], stdout=subprocess.PIPE
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(0.0007 * moment)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-        with Bundle.open(path) as bundle:
-            bundle.verify()
+    """Processes that write without end are killed at 15 moments: the file is always whole."""
+    words = [str(Path(__file__).parents[2]), str(tmp_path / "a.fdy")]
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with Bundle.open(tmp_path / "a.fdy") as bundle:
+        bundle.verify()

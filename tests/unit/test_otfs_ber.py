@@ -54,7 +54,8 @@ def test_stored_results_agree_with_the_table(points: int, snr_db: float) -> None
     assert (gap < 3 * error * spread(points, snr_db, "over_ci95") + 1.5e-2 * table).all()
 
 
-@pytest.mark.parametrize(("points", "snr_db"), TABLE)
+# The lowest SNR, where the receivers regularize most, and the highest, where CG is furthest behind.
+@pytest.mark.parametrize(("points", "snr_db"), [(4, 10.0), (16, 25.0)])
 def test_todays_code_agrees_with_the_stored_results(points: int, snr_db: float) -> None:
     rng = np.random.default_rng([77, points, int(snr_db)])
     rows = np.array([reference.perfect_frame(points, snr_db, rng) for _ in range(10)])
