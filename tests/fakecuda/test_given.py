@@ -167,6 +167,7 @@ def test_a_bundle_takes_the_place_of_another_in_its_memory(tmp_path, fake):
 def test_other_weights_in_the_bundle_are_not_shared(tmp_path, fake):
     paths = [with_weights(tmp_path / f"{value}.fdy", value) for value in (1, 2)]
     with Session.open(paths[0]) as first:
+        first.wait()
         before = fake.live
         with pytest.raises(UsageError, match=r"'weights' cannot be shared: .*'stored bytes'"):
             first.beside(paths[1], lambda own, other: ["weights"])

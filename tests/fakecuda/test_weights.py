@@ -195,6 +195,7 @@ def test_a_file_that_ends_amid_a_piece_is_named_with_the_byte(tmp_path, fake):
 def test_what_a_load_needs_besides_the_files_is_made_once_and_in_advance(tmp_path, fake):
     with Session.open(write(tmp_path, by_device=True), load_weights=False) as session:
         session._opened._preparation.join()
+        session.wait()
         made = fake.live
         assert "library 1" in made and "pinned 1" in made and "device memory 4" in made
         for _ in range(2):
