@@ -1,64 +1,121 @@
-"""What is said of answers that differ between one rank and several."""
+"""The benchmark judge-pair: what it says of gathered drafts whose course is known."""
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
-from benchmarks.arith.ranks import compared, parting
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from parse_models import save
+
+from benchmarks.judge import pair, plot, predict, replay, transfer
+from benchmarks.judge.units import BATCHES
+from parse_runtime.text.tokenizer import Tokenizer
+from parse_runtime.weights.source import open_model
+
+PASSES = {
+    **{f"{model} prefill": 10.0 for model in ("target", "draft")},
+    **{f"target step {b}": 100.0 for b in BATCHES},
+    **{f"draft step {b}": 10.0 for b in BATCHES},
+    **{f"chains of {d} {b}": 120.0 for d in (8, 16) for b in BATCHES},
+    "verify 16 judged, evidence of half": 100.0, "verify 64 judged, evidence of half": 200.0,
+    "verify 16, evidence of half": 60.0, "verify 64, evidence of half": 90.0,
+}  # fmt: skip
 
 
-def answer(text: str, *verdicts: list[tuple[int, float]], **more: Any) -> dict[str, Any]:
-    return {"text": text, "verdicts": list(verdicts), "threshold": 0.5, **more}
+def line(tokenizer: Tokenizer, number: int) -> dict[str, Any]:
+    """Every other draft is what the target writes; the others are unlike it from the start on."""
+    own, other = tokenizer.encode("it is just 20 and 7"), tokenizer.encode("it is only 20 and 3")
+    alike = number % 2 == 0
+    drafted = own if alike else other
+    count = len(own)
+    noise = (number % 7) / 10
+    unlike = [a != b for a, b in zip(own, drafted, strict=True)]
+    cut = 16
+    whole = {"tokens": own, "ended": True, "drafted_alike": "1" * count}
+    behind = {"0": whole}
+    if not alike:
+        behind[str(cut)] = {**whole, "tokens": own[cut:], "drafted_alike": "1" * (count - cut)}
+    return {
+        "prompt": f"{number}?", "answer": "7", "draft": {"tokens": drafted, "ended": True},
+        "cuts": [cut, count], "log_odds": [noise, 1 - noise], "choices": [*own, 0],
+        "log_likelihood": [-5.0 + noise if u else -0.1 for u in unlike],
+        "entropy": [noise] * count, "draft_log_likelihood": [-0.2] * count, "behind": behind,
+    }  # fmt: skip
 
 
-def test_a_verdict_on_the_thresholds_other_side_parts_answers() -> None:
-    one = answer("a=1;b=2", [(4, 0.9), (8, 0.8)], [(2, 0.501), (4, 0.3)])
-    two = answer("a=1;b=3", [(4, 0.9), (8, 0.7)], [(2, 0.499), (4, 0.3)])
-    alone = [answer(text, margins=[(0, 1.0)]) for text in ("a=1;b=2", "a=1;b=3")]
-    assert parting(one, two, alone) == {"round": 1, "length": 2, "verdicts": [0.501, 0.499]}
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("pair")
+    save(folder / "model", "llama", num_hidden_layers=1)
+    tokenizer = open_model(str(folder / "model")).text.tokenizer
+    drafts, units, output = (folder / name for name in ("d.jsonl", "u.json", "out.json"))
+    drafts.write_text("".join(json.dumps(line(tokenizer, n)) + "\n" for n in range(60)))
+    units.write_text(json.dumps({"milliseconds": PASSES, "evidence_cost": 1.1}))
+    about = {"target": "a", "draft": "b", "device": "CPU", "date": "2026-11-29"}
+    output.write_text(json.dumps(about))
+    loose = folder / "fly.jsonl"
+    own = tokenizer.encode("it is just 20 and 7")
+    said = (
+        {"prompt": f"{n}?", "answer": "7", "tokens": own[: 19 - n], "passes": 3} for n in (0, 1)
+    )
+    loose.write_text("".join(json.dumps(one) + "\n" for one in said))
+    with pytest.MonkeyPatch.context() as patch:
+        # Each share has fits of its own, over again.
+        patch.setattr(pair, "SHARES", (0.05, 0.4))
+        patch.setattr(replay, "REPEATS", 1)
+        pair.run(drafts, str(folder / "model"), units, loose, output)
+    transfer.run(drafts, drafts, str(folder / "model"), units, "same", output)
+    plot.run(output, folder / "none", folder / "plot.svg")
+    assert "<!-- a with b" in (folder / "plot.svg").read_text()
+    return dict(json.loads(output.read_text()))
 
 
-def test_else_it_is_a_token_with_its_margins() -> None:
-    margins = [(0, 9.0), (2, 8.0), (4, 0.01), (6, 7.0)]
-    one, two = answer("ab cd efg"), answer("ab cX efg")
-    alone = [
-        answer("ab cd efg", margins=margins),
-        answer("ab cX efg", margins=[*margins[:2], (4, 0.02)]),
-    ]
-    assert parting(one, two, alone) == {"character": 4, "margins": [0.01, 0.02]}
-    # The target alone wrote something else: its margins are of other tokens.
-    alone[1] = answer("ac", margins=margins)
-    assert parting(one, two, alone)["margins"] == [0.01]
+def test_each_method_has_its_answers_and_its_speed(result: dict[str, Any]) -> None:
+    assert result["target"] == "a" and result["questions"] == 60
+    assert result["drafts"]["share"] == 0.5 and result["target_right"]["share"] == 1.0
+    assert result["auc"]["drafts"] == 1.0 and result["accuracy_lost_points"] == 0.0
+    assert result["auc_of_each"]["draft_disagreements"]["drafts"] == 0.0
+    assert result["evidence_cost"] == 1.1
+    rows = result["methods"]["batch_1"]
+    loose = rows["target + FLy"]
+    assert loose["accuracy"]["hits"] == 1 and loose["lost_points"]["value"] == 50
+    assert loose["target_passes"] == 6 and loose["gain"] > 1
+    assert {name: row["accuracy"]["share"] for name, row in rows.items()} == {
+        "target": 1.0, "draft": 0.5, "target + draft speculation": 1.0, "target + FLy": 0.5,
+        "parse, judge alone": 0.5, "parse": 1.0, "parse + draft speculation": 1.0,
+        "parse, no question": 1.0, "parse, no question + draft speculation": 1.0,
+    }  # fmt: skip
+    assert rows["target"]["gain"] == 1.0 < rows["target + draft speculation"]["gain"]
+    assert rows["draft"]["gain"] > rows["parse, judge alone"]["gain"] > rows["parse"]["gain"] > 1
+    assert rows["parse, no question"]["gain"] > rows["parse"]["gain"]
+    for part in (result["methods"], *result["predicted"].values()):
+        assert all(part[f"batch_{b}"]["target + FLy"]["gain"] > 0 for b in BATCHES)
+    kept = [row["gain"] for row in result["by_share_kept"]]
+    assert kept == sorted(kept)
+    assert result["predicted_gain"].keys() == {"14B", "235B"}
+    for place in result["predicted"].values():
+        assert place["batch_1"]["draft"]["gain"] > place["batch_1"]["target"]["gain"] == 1.0
 
 
-def test_drafts_of_other_lengths_are_no_verdicts_to_compare() -> None:
-    one = answer("abc", [(4, 0.9)], [(2, 0.9)])
-    two = answer("abd", [(4, 0.9)], [(3, 0.1)])
-    assert "character" in parting(one, two, [answer("abc", margins=[(0, 1.0)])] * 2)
+def test_whole_drafts_of_others_are_judged_by_the_fit(result: dict[str, Any]) -> None:
+    found = result["same"]
+    assert found["questions"] == found["ended"]["hits"] == 60
+    assert found["auc"]["value"] == found["auc_fitted_to_both"]["value"] == 1.0
+    assert found["right_kept"]["share"] == 1.0 and found["wrong_kept"]["hits"] <= 1
+    assert found["methods"]["batch_1"]["parse"]["accuracy"]["hits"] >= 59
 
 
-def test_one_answer_that_is_longer_parts_where_the_other_ends() -> None:
-    alone = [answer("ab", margins=[(0, 1.0), (1, 0.5)]), answer("abc", margins=[(0, 1.0)])]
-    assert parting(answer("ab"), answer("abc"), alone) == {"character": 2, "margins": [0.5, 1.0]}
-
-
-def test_answers_are_counted() -> None:
-    texts = ["abc", "abd", "x"], ["abc", "abe", "x"]
-    found = [
-        {
-            method: {
-                "answers": [answer(text, margins=[(2, 0.1)]) for text in own],
-                "right": right,
-                "tokens_per_second": speed,
-            }
-            for method in ("target", "parse")
-        }
-        for own, right, speed in zip(texts, (3, 2), (10.0, 15.0), strict=True)
-    ]
-    assert compared("parse", *found) == {
-        "problems": 3,
-        "equal": 2,
-        "differing": [{"problem": 1, "character": 2, "margins": [0.1, 0.1]}],
-        "right": [3, 2],
-        "tokens_per_second": [10.0, 15.0],
-    }
+def test_a_course_costs_its_passes() -> None:
+    costs = predict.Costs(1.0, 2.0, 10.0, 0.5, 20.0, verify=3.0, verify_row=0.1, suffix=4, depth=2)
+    alone = replay.Course(True, 9, passes=8)
+    assert costs.seconds(alone, False) == 1 + 8 * 10
+    assert costs.seconds(alone, True) == 1 + 2 + 8 * (20 + 2 * 0.5)
+    drafted = replay.Course(True, 9, drafted=6, cuts=2, kept=4, passes=3)
+    assert costs.seconds(drafted, False) == pytest.approx(1 + 2 + 3 + 3 + 14 * 0.1 + 30)
+    assert costs.rate([alone, drafted]) == pytest.approx(18 / (81 + 40.4))
+    assert costs.seconds(replay.Course(True, 6, 6, target=False), False) == 2 + 3
