@@ -9,18 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
-from typing import Any
 
 from benchmarks.arith import drive
-from benchmarks.arith.bundles import MAX_NEW_TOKENS
-from benchmarks.arith.methods import METHODS
-from benchmarks.arith.task import grade
+from benchmarks.arith.methods import METHODS, row
 from foundryrt.ranks.asked import gpu_numbers
 from foundryrt.ranks.followers import Followers
 from foundryrt.session import Session
-from parse_runtime.engine.batch import Sampling
-from parse_runtime.engine.outcome import Outcome
 from parse_runtime.graphs.loading import Loaded, load
 from parse_runtime.sampling.processing import Processing
 
@@ -44,12 +38,10 @@ def main(
             # What only first answers cost is not timed.
             drive.answer(loaded, problems[:concurrent], concurrent, rules)
             run = drive.answer(loaded, problems, concurrent, rules)
+            counts = row([run], problems)
             found[name] = {
-                "tokens_per_second": run.tokens / run.seconds,
-                "right": sum(
-                    grade(outcome.text) == problem.number
-                    for outcome, problem in zip(run.outcomes, problems, strict=True)
-                ),
+                "tokens_per_second": counts["tokens_per_second"],
+                "right": counts["accuracy"]["hits"],
                 "answers": [
                     {
                         "text": outcome.text,
@@ -72,16 +64,11 @@ def margins(
 ) -> list[list[tuple[int, float]]]:
     """Of each token that the target alone writes: its first character, and by how much the
     likeliest token was likelier than the next one (natural logarithms)."""
-    rules = loaded.rules.changed(METHODS["target"].rules)
-    outcomes = []
-    for problem in problems:
-        request = loaded.prompts.request(problem.question, MAX_NEW_TOKENS, Sampling(), rules)
-        listed: Any = replace(request, processing=Processing(logprobs=2))
-        outcomes.append(Outcome(listed, loaded.prompts.text([])))
-    drive.seconds(loaded, outcomes, concurrent)
+    listed = Processing(logprobs=2)
+    run = drive.answer(loaded, problems, concurrent, METHODS["target"].rules, listed)
     return [
         [(entry.offset, entry.top[0][1] - entry.top[1][1]) for entry in outcome.logprobs]
-        for outcome in outcomes
+        for outcome in run.outcomes
     ]
 
 

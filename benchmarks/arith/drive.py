@@ -19,6 +19,7 @@ from parse_runtime.engine.outcome import Outcome
 from parse_runtime.engine.protocols import Verdict
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.graphs.loading import Loaded
+from parse_runtime.sampling.processing import Processing
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,16 @@ class Run:
 
 
 def answer(
-    loaded: Loaded, problems: Sequence[Problem], concurrent: int, changes: dict[str, Any]
-) -> Run:
+    loaded: Loaded, problems: Sequence[Problem], concurrent: int, changes: dict[str, Any],
+    processing: Processing | None = None,
+) -> Run:  # fmt: skip
     """Greedy answers, `concurrent` at a time, under the bundle's rules with `changes`."""
     rules = loaded.rules.changed(changes)
     outcomes = [
         Outcome(
-            loaded.prompts.request(problem.question, MAX_NEW_TOKENS, Sampling(), rules),
+            loaded.prompts.request(
+                problem.question, MAX_NEW_TOKENS, Sampling(), rules, processing=processing
+            ),
             loaded.prompts.text([]),
         )
         for problem in problems

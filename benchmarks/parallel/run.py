@@ -51,14 +51,8 @@ def run(
 
     A part that fails keeps no other one from being measured; the benchmark then ends with 1.
     """
-    gpus = devices or ",".join(map(str, range(ranks)))
     wanted, geometries = chosen(parts, PARTS, "--parts"), chosen(models, tuple(NAMES), "--models")
-    numbers = gpu_numbers(gpus)
-    if ranks < 2 or numbers is None or len(numbers) != ranks:
-        raise BadParameter(
-            f"{gpus}: for {ranks} ranks name as many GPUs, two at least", param_hint="--devices"
-        )
-    check_gpus(numbers)
+    gpus = gpus_of(ranks, devices)
     about = {
         "date": today(), "device": gpu(), "driver": gpu("driver_version"), "devices": gpus,
     }  # fmt: skip
@@ -85,6 +79,18 @@ def run(
                 failed = True
     if failed:
         raise SystemExit(1)
+
+
+def gpus_of(ranks: int, devices: str) -> str:
+    """`devices`, or the first ones: a GPU for each rank; ends the benchmark where one is absent."""
+    gpus = devices or ",".join(map(str, range(ranks)))
+    numbers = gpu_numbers(gpus)
+    if ranks < 2 or numbers is None or len(numbers) != ranks:
+        raise BadParameter(
+            f"{gpus}: for {ranks} ranks name as many GPUs, two at least", param_hint="--devices"
+        )
+    check_gpus(numbers)
+    return gpus
 
 
 def _allreduce(folder: Path, ranks: int, gpus: str, largest: int, save: Save) -> None:
