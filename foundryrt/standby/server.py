@@ -162,8 +162,9 @@ def _listen(path: Path) -> socket.socket:
 
 def _execute(job: _Job, run: Callable[[], None]) -> int:
     """Run a command in this process as if it were the client's own."""
-    with _as_client(job), _Watch(job.connection):
+    with _as_client(job), _Watch(job.connection) as watch:
         try:
+            watch.begin()
             run()
         except SystemExit as end:
             return _code(end.code)
@@ -194,7 +195,11 @@ class _Watch:
         self._command = threading.get_ident()
         self._thread = threading.Thread(target=self._read, daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Watch:
+        return self
+
+    def begin(self) -> None:
+        """From here on: one may have been waiting, and ends the command here already."""
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
@@ -202,7 +207,8 @@ class _Watch:
             self._over = True  # no signal comes any more
         with contextlib.suppress(OSError):  # it is gone
             self._connection.shutdown(socket.SHUT_RD)
-        self._thread.join()
+        if self._thread.ident is not None:  # it could be started
+            self._thread.join()
 
     def _read(self) -> None:
         while True:

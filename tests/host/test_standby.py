@@ -187,3 +187,25 @@ def test_two_do_not_share_a_socket(socket):
         capture_output=True, text=True, cwd=ROOT, timeout=60,
     )  # fmt: skip
     assert done.returncode == 1 and "a process stands by at" in done.stderr
+
+
+EARLY = """
+import os, socket, sys, time
+from foundryrt.standby import wire
+from foundryrt.standby.server import _execute, _Job
+
+here, client = socket.socketpair()
+wire.send(client, "signal", sys.argv[1])
+job = _Job(here, [os.dup(file) for file in range(3)], [], os.getcwd(), dict(os.environ))
+print(_execute(job, lambda: time.sleep(60)))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_came_before_the_command_ends_the_command_alone(
+    number: signal.Signals, code: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY, str(int(number))], capture_output=True, text=True, timeout=50
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{code}\n", "")
