@@ -25,7 +25,7 @@ from benchmarks.serving.serve import Alarm
 from benchmarks.serving.servers import Server, Setup, capture, switch, write_model
 
 CAPTURE = "--max-rounds 0 --evidence 0 --judge-prompt ok? --yes a --no b"
-LARGE, TINY = "--no-relocate --slots 16 --prefill 256 --dtype bfloat16", "--slots 4 --prefill 16"
+LARGE, TINY = "--slots 16 --prefill 256 --dtype bfloat16", "--slots 4 --prefill 16"
 _LIMIT = 240.0
 """Seconds of a step."""
 

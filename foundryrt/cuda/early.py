@@ -6,6 +6,8 @@ import ctypes
 import os
 import threading
 
+from foundryrt.timeline import mark
+
 # foundryrt.native is not imported: its own imports would delay the driver.
 _NATIVE = os.path.join(os.path.dirname(__file__), os.pardir, "native", "libfoundryrt.so")
 
@@ -13,9 +15,11 @@ _NATIVE = os.path.join(os.path.dirname(__file__), os.pardir, "native", "libfound
 def _open(ordinal: int) -> None:
     try:
         # One native call: between several the imports would keep the interpreter's lock.
-        ctypes.CDLL(_NATIVE).foundry_begin(ordinal)
+        failed = ctypes.CDLL(_NATIVE).foundry_begin(ordinal)
     except OSError:
         return  # opening a session says what is wrong
+    if not failed:
+        mark("driver started")
 
 
 def begin(ordinal: int = 0) -> None:

@@ -17,6 +17,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from foundryrt.peek import on_device
+
 if TYPE_CHECKING:
     from foundryrt.backend import RankBackend
     from foundryrt.bundle.schema import Manifest
@@ -54,11 +56,15 @@ def follow(
     """
     from foundryrt.errors import FoundryError
     from foundryrt.ranks.meeting import connect
+    from foundryrt.timeline import mark
 
+    _import(path)
+    mark("imports")
     try:
         connection = connect(meeting, seconds)
     except FoundryError as error:
         _end(f"rank {rank}: {error}", quiet)
+    mark("connected")
     # Whoever ends all ranks ends rank 0, which may have answers to complete.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -151,6 +157,18 @@ def _end(why: str, quiet: bool) -> NoReturn:
     os._exit(1)
 
 
+def _import(path: str) -> None:
+    """What taking part imports: while the driver starts, and while rank 0 imports the same."""
+    import foundryrt.backend
+    import foundryrt.native.ring
+    import foundryrt.ranks.device
+    import foundryrt.remote.bundle
+
+    if on_device(path):
+        import foundryrt.cuda.backend
+        import foundryrt.cuda.readback  # noqa: F401
+
+
 def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> None:
     from foundryrt.backend import open_backend
     from foundryrt.native.ring import Ring
@@ -159,11 +177,6 @@ def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> No
     from foundryrt.timeline import mark, steps
 
     bundle = open_bundle(path)
-    if bundle.manifest.target == "cuda":
-        # These import numpy, too. To say hello the driver is waited for, and then all ranks wait.
-        import foundryrt.cuda.backend
-        import foundryrt.cuda.readback  # noqa: F401
-    mark("imports")
     line.open(hello(bundle, rank, world, device).message())
     mark("hello")
     order, _ = line.next()

@@ -31,6 +31,9 @@ from parse_runtime.serve.http import read
 from parse_runtime.serve.served import Served, served
 from parse_runtime.serve.successor import Asked, close, open_again, open_successor
 
+_ROOM = ("device memory", "are taken in this process")
+"""Of errors, those that would not be where the bundle before is closed first."""
+
 Report = dict[str, Any]
 
 
@@ -239,7 +242,7 @@ def _refusal(asked: Asked, error: Exception, ranks: Followers | None) -> ApiErro
     if asked.bundle not in message and not (ranks and message == str(ranks.lost)):
         message = f"{asked.bundle}: {message}"
     # From a rank there is the text of its error alone.
-    if "device memory" in message and not asked.stop_first:
+    if any(room in message for room in _ROOM) and not asked.stop_first:
         message += "; --stop-first closes the bundle that is served before it opens this one"
     return ApiError(422, message, "bundle", "not_switched")
 

@@ -18,6 +18,7 @@ from foundryc.capture import Capture, RegionImage
 from foundryc.template import GraphTable
 from foundryc.write import write_bundle
 from foundryrt.bundle.addresses import Addresses
+from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Function, Relocation, Requirements, Tensor, Variable
 from foundryrt.bundle.tables import NO_FUNCTION
 from foundryrt.errors import FoundryError, UsageError
@@ -102,7 +103,7 @@ def test_the_base_can_be_asked_for(path, fake):
         assert session.tensor("state").address == ELSEWHERE
         assert session.tensor("result").address == ELSEWHERE + counters.REGION
         moved = run(session)
-        with pytest.raises(FoundryError, match=f"{ELSEWHERE:#x} to .* are taken in this process"):
+        with pytest.raises(FoundryError, match=rf"{ELSEWHERE:#x} to .* at another base"):
             Session.open(path, base=ELSEWHERE)
     with Session.open(path) as session:
         assert run(session) == moved
@@ -116,8 +117,19 @@ def test_a_bundle_without_relocations_stays_where_it_was(tmp_path, fake):
     path = counters.write(tmp_path / "c.fdy")
     with pytest.raises(UsageError, match=r"lies at 0x6.* cannot be moved to 0x61"):
         Session.open(path, base=ELSEWHERE)
-    with Session.open(path), pytest.raises(FoundryError, match="are taken in this process"):
-        Session.open(path)
+    with Session.open(path) as session:
+        expected = run(session)
+        with pytest.raises(
+            FoundryError, match=r"are taken in this process.*captured to stay there"
+        ):
+            session.beside(path, lambda own, other: [])
+
+        def stopped_first(own: Bundle, other: Bundle) -> list[str]:
+            session.close()
+            return []
+
+        with session.beside(path, stopped_first) as again:
+            assert run(again) == expected
     assert fake.live == ""
 
 

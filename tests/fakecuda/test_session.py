@@ -165,6 +165,8 @@ for thread in threading.enumerate():
 import ctypes, os
 driver, text = ctypes.CDLL(os.environ["FOUNDRY_LIBCUDA"]), ctypes.create_string_buffer(100)
 from foundryrt.session import Session
+from foundryrt.timeline import steps
+assert "driver started" in steps()
 for _ in range(2):
     driver.fakecuda_live(text, len(text))
     assert text.value == b"context 1 ", text.value

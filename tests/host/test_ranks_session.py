@@ -62,6 +62,16 @@ def test_results_are_those_of_all_ranks(bundles, world: int) -> None:
         session.synchronize()
 
 
+def test_a_rank_imports_what_it_needs_before_it_meets_rank_0(bundles) -> None:
+    """Else those imports would begin only when rank 0 has done its own."""
+    with opened(bundles[2], 2) as (session, _):
+        assert session.followers
+        session.graph("parts").launch()
+        session.synchronize()
+        reached = [step for step, _ in session.followers.timelines[1]]
+    assert reached.index("imports") < reached.index("connected") < reached.index("hello")
+
+
 def test_other_ranks_beside_those_of_a_session(bundles) -> None:
     """Either may be closed first, also before the other is opened."""
 

@@ -81,7 +81,7 @@ def test_a_server_with_a_token_that_cannot_be_one_does_not_begin() -> None:
     assert "listening" not in ended.stderr
 
 
-def test_where_memory_does_not_suffice_it_is_said_what_would_do() -> None:
+def test_where_memory_or_addresses_do_not_suffice_it_is_said_what_would_do() -> None:
     pytest.importorskip("starlette", reason="pip install 'foundry-graphs[serve]'")
     from parse_runtime.serve.successor import Asked
     from parse_runtime.serve.switching import _refusal
@@ -89,6 +89,7 @@ def test_where_memory_does_not_suffice_it_is_said_what_would_do() -> None:
     for need in (
         "the bundle needs 9 bytes of device memory, 1 are free",
         explain(2, "cuMemCreate"),
+        "the addresses 0x600000000000 to 0x600002000000 are taken in this process",
     ):
         error = FoundryError(f"rank 1 (GPU 1) failed: {need}")
         assert "; --stop-first closes" in str(_refusal(Asked("x.fdy"), error, None))

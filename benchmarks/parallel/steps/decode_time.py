@@ -22,6 +22,7 @@ from foundryrt.cuda import early  # noqa: E402
 early.begin(devices[0])
 
 import json  # noqa: E402
+from operator import itemgetter  # noqa: E402
 from statistics import median  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -30,8 +31,10 @@ import numpy as np  # noqa: E402
 from benchmarks.parallel.steps.decode_sizes import START, sizes  # noqa: E402
 from foundryrt import Session  # noqa: E402
 from foundryrt.ranks.followers import Followers  # noqa: E402
+from foundryrt.timeline import mark, steps  # noqa: E402
 from parse_runtime.signature.passes import ModelSignature  # noqa: E402
 
+mark("imports")
 LAUNCHES, TRIES = 20, 9
 
 
@@ -65,9 +68,13 @@ def main() -> None:
             times.append((time.perf_counter() - began) / LAUNCHES * 1e3)
         step_ms[str(batch)] = median(times[1:])
     backend = session._opened
-    timeline = backend._own.timeline if followers else backend.timeline
+    timeline = [
+        *steps().items(), *(backend._own.timeline if followers else backend.timeline),
+    ]  # fmt: skip
     clock = time.time() - time.perf_counter() - SPAWNED
-    marks["timeline_ms"] = {step: (at + clock) * 1e3 for step, at in timeline}
+    marks["timeline_ms"] = {
+        step: (at + clock) * 1e3 for step, at in sorted(timeline, key=itemgetter(1))
+    }
     marks["others_ms"] = {
         str(rank): {step: (at + clock) * 1e3 for step, at in own}
         for rank, own in (followers.timelines if followers else {}).items()
