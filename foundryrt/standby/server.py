@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn, TextIO
+from typing import TextIO
 
 from foundryrt.console import note
 from foundryrt.errors import FoundryError, UsageError
@@ -162,10 +162,15 @@ def _listen(path: Path) -> socket.socket:
 
 def _execute(job: _Job, run: Callable[[], None]) -> int:
     """Run a command in this process as if it were the client's own."""
-    with _as_client(job), _Watch(job.connection) as watch:
+    watch = _Watch(job.connection)
+    with _as_client(job, watch.pass_on), watch:
         try:
-            watch.begin()
-            run()
+            try:
+                watch.begin()
+                run()
+            finally:
+                # Nothing is called before this, so that no signal ends what ends the command.
+                watch.over = True
         except SystemExit as end:
             return _code(end.code)
         except KeyboardInterrupt:
@@ -189,9 +194,10 @@ class _Watch:
     """Passes on the client's signals to this thread; a client that has gone is an interrupt."""
 
     def __init__(self, connection: socket.socket) -> None:
+        self.over = False
+        """The command has ended: signals are no longer for it, nor for this process."""
         self._connection = connection
         self._lock = threading.Lock()
-        self._over = False
         self._command = threading.get_ident()
         self._thread = threading.Thread(target=self._read, daemon=True)
 
@@ -202,9 +208,14 @@ class _Watch:
         """From here on: one may have been waiting, and ends the command here already."""
         self._thread.start()
 
+    def pass_on(self, number: int, _: object) -> None:
+        """Handles a signal: the command ends, unless it has."""
+        if not self.over:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._over = True  # no signal comes any more
+            self.over = True  # no signal comes any more
         with contextlib.suppress(OSError):  # it is gone
             self._connection.shutdown(socket.SHUT_RD)
         if self._thread.ident is not None:  # it could be started
@@ -219,14 +230,14 @@ class _Watch:
             # A client that is gone interrupts its command.
             number = str(int(signal.SIGINT)) if message is None else message[-1]
             with self._lock:
-                if not self._over and number in _SIGNALS:
+                if not self.over and number in _SIGNALS:
                     signal.pthread_kill(self._command, _SIGNALS[number])
             if message is None:
                 return
 
 
 @contextlib.contextmanager
-def _as_client(job: _Job) -> Iterator[None]:
+def _as_client(job: _Job, on_signal: Callable[[int, object], None]) -> Iterator[None]:
     """The client's files, folder, environment and arguments, and an end that is only its own.
 
     Modules that it finds in folders of its own are imported again for the next command.
@@ -243,8 +254,8 @@ def _as_client(job: _Job) -> Iterator[None]:
         os.chdir(job.folder)
         _replace_environment(job.environment)
         sys.argv = ["foundryrt", *job.arguments]
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, _terminated)
+        for number in handlers:
+            signal.signal(number, on_signal)
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -294,7 +305,3 @@ def _replace_environment(values: dict[str, str]) -> None:
     for name in set(os.environ) - set(values):
         del os.environ[name]
     os.environ.update(values)
-
-
-def _terminated(number: int, _: Any) -> NoReturn:
-    raise SystemExit(128 + number)

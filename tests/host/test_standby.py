@@ -189,15 +189,27 @@ def test_two_do_not_share_a_socket(socket):
     assert done.returncode == 1 and "a process stands by at" in done.stderr
 
 
-EARLY = """
-import os, socket, sys, time
+JOB = """
+import os, signal, socket, sys, time
 from foundryrt.standby import wire
 from foundryrt.standby.server import _execute, _Job
 
+number = int(sys.argv[1])
 here, client = socket.socketpair()
-wire.send(client, "signal", sys.argv[1])
 job = _Job(here, [os.dup(file) for file in range(3)], [], os.getcwd(), dict(os.environ))
+"""
+BEFORE = """
+wire.send(client, "signal", str(number))
 print(_execute(job, lambda: time.sleep(60)))
+"""
+AFTER = """
+class Why:
+    def __str__(self):
+        for _ in range(3):
+            signal.raise_signal(number)
+        return "the command has failed"
+
+print(_execute(job, lambda: sys.exit(Why())))
 """
 
 
@@ -206,6 +218,17 @@ def test_a_signal_that_came_before_the_command_ends_the_command_alone(
     number: signal.Signals, code: int
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", EARLY, str(int(number))], capture_output=True, text=True, timeout=50
-    )
+        [sys.executable, "-c", JOB + BEFORE, str(int(number))],
+        capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{code}\n", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_as_a_command_ends_changes_nothing(number: signal.Signals) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", JOB + AFTER, str(int(number))],
+        capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert done.stderr == "the command has failed\n"
