@@ -102,6 +102,8 @@ def _regions(bundle: Bundle) -> dict[str, str]:
     for region in bundle.manifest.regions:
         initial = "" if region.section == -1 else bundle.sections[region.section].sha256.hex()[:12]
         contents = f", initial bytes {initial}" if initial else ""
+        places = [f"{extent.size} at {extent.offset}" for extent in region.extents or ()]
+        contents += f" ({', '.join(places)})" if places else ""
         given = ", given" if region.given else ""
         slabs = f", slabs of {region.peer_stride}" if region.peer_stride else ""
         described[region.name] = f"{region.size} bytes at {region.base:#x}{contents}{given}{slabs}"

@@ -53,8 +53,8 @@ def _words(bundle: Bundle) -> Iterator[tuple[str, Words]]:
         words = np.asarray(bundle.member(index).value, np.uint64)
         yield f"graph {graph_title(graph)}, its own words", words
     for region in manifest.regions:
-        if region.section != -1:
-            yield f"region {quoted(region.name)}", _of_bytes(bundle.raw(region.section))
+        for part in bundle.initial(region):
+            yield f"region {quoted(region.name)} from byte {part.offset}", _of_bytes(part.data)
     for variable in manifest.variables:
         yield f"variable {quoted(variable.name)}", _of_bytes(variable.data)
 

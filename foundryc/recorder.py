@@ -133,10 +133,8 @@ class Recorder:
         them; input is written before a launch; output is memory that graphs write results into.
         Every role begins, online, with the contents it has now. `slices` say where in the user's
         files a weight's contents come from: it is then stored as that recipe, and not compared with
-        them, as `module` does. On cuda, register
-        weights without slices before those with: the bundle holds all up to the last without.
-        Likewise state that is not zero before large state that is: it holds all up to the former.
-        Slices may be of single ranks, the same number of elements for each (`WeightSlice.rank`).
+        them, as `module` does. Slices may be of single ranks, the same number of elements for each
+        (`WeightSlice.rank`).
 
         State with `grows` may have up to so many rows, its first dimension, in a session
         (`Session.open(grow=...)`). On cuda the workload is captured once more with that many, and

@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from foundryc.capture import Capture, RegionImage
+from foundryc.packed import Packed
 from foundryc.template import GraphTable, Member, share
 from foundryc.weights import build_weights
 from foundryrt.bundle.schema import (
     FORMAT_VERSION,
     Build,
     Column,
+    Extent,
     GraphEntry,
     Kernel,
     Manifest,
@@ -121,8 +123,11 @@ def _kernel(writer: BundleWriter, data: bytes) -> Kernel:
 
 def _region(writer: BundleWriter, image: RegionImage) -> Region:
     section = -1
+    extents: tuple[Extent, ...] = ()
     if image.initial is not None:
-        section = writer.add(SectionKind.REGION, image.name, image.initial(), image.compress)
+        packed = Packed(image.initial())
+        section = writer.add(SectionKind.REGION, image.name, packed, image.compress)
+        extents = packed.extents
     return Region(
         name=image.name,
         base=image.base,
@@ -133,6 +138,7 @@ def _region(writer: BundleWriter, image: RegionImage) -> Region:
         relocations=image.relocations,
         given=image.given,
         peer_stride=image.peer_stride,
+        extents=extents or msgspec.UNSET,
     )
 
 

@@ -103,7 +103,7 @@ class CudaRecording:
         placed.copy_(tensor)
         self.tensors.append(NamedTensor(name, role, placed, slices=tuple(slices)))
         # Weights don't change and are read when saved; the others hold what they held here.
-        if role in ("state", "constant", "input") and not is_zero(placed):
+        if role in ("state", "constant", "input"):
             self._remember(placed.data_ptr(), placed.numel() * placed.element_size())
         return placed
 
@@ -141,9 +141,9 @@ class CudaRecording:
             raise UsageError(f"two tensors are registered as {name!r}")
 
     def _remember(self, address: int, size: int) -> None:
-        data = self.arena.bytes_at(address, size).cpu().numpy()
-        if data.any():
-            self.initial[address] = data
+        data = self.arena.bytes_at(address, size)
+        if not is_zero(data):
+            self.initial[address] = data.cpu().numpy()
 
     @contextmanager
     def warm_up(self) -> Iterator[None]:

@@ -33,13 +33,18 @@ class Addresses:
 
 
 def check_bytes(
-    where: str, data: memoryview, relocations: Sequence[Relocation], regions: Sequence[Region]
+    where: str,
+    data: memoryview,
+    relocations: Sequence[Relocation],
+    regions: Sequence[Region],
+    start: int = 0,
 ) -> None:
-    """InvalidValue where a relocated word among bytes is no address of its region."""
+    """InvalidValue where a relocated word among bytes, from byte `start` on, is no address of its
+    region."""
     words = data[: len(data) // 8 * 8].cast("Q")
     for relocation in relocations:
         at = relocation.offset
-        _check(f"{where}, byte {at}", words[at // 8], regions[relocation.region])
+        _check(f"{where}, byte {at}", words[(at - start) // 8], regions[relocation.region])
 
 
 def _check(where: str, value: int, region: Region) -> None:

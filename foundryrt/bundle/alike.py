@@ -65,7 +65,9 @@ def _contents(name: str, bundle: Bundle) -> dict[str, object]:
         if tensor.region == index and tensor.graph == -1
     }  # fmt: skip
     region = manifest.regions[index] if index >= 0 else None
-    saved = bundle.sections[region.section].sha256 if region and region.section >= 0 else b""
+    saved: object = b""
+    if region and region.section >= 0:
+        saved = bundle.sections[region.section].sha256, region.extents
     return found | {"size": region.size if region else 0, "stored bytes": saved}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from foundryrt.bundle.builds import architectures, check_builds, with_builds
 from foundryrt.bundle.errors import (
     InvalidReference,
@@ -9,6 +11,7 @@ from foundryrt.bundle.errors import (
     RegionOverlap,
     TensorOutOfBounds,
 )
+from foundryrt.bundle.extents import by_extent, check_extents, extents_of
 from foundryrt.bundle.layout import Section, printable
 from foundryrt.bundle.ranks import check_ranks
 from foundryrt.bundle.results import check_unproved
@@ -23,6 +26,7 @@ from foundryrt.bundle.schema import (
     REGIONS,
     ROLES,
     TARGETS,
+    Extent,
     Manifest,
     Relocation,
     SectionKind,
@@ -67,7 +71,8 @@ def check_manifest(manifest: Manifest, sections: tuple[Section, ...]) -> None:
         _refer("variable", variable.kernel, manifest.kernels)
         _require(len(variable.data) > 0, "a variable is empty")
         where = f"variable {quoted(variable.name)}"
-        _check_relocations(where, variable.relocations, len(variable.data), manifest)
+        whole = (Extent(offset=0, size=len(variable.data)),)
+        _check_relocations(where, variable.relocations, whole, manifest)
     _unique("variable", ((variable.kernel, variable.name) for variable in manifest.variables))
     for kernel in manifest.kernels:
         _require(len(kernel.sha256) == 32, "a kernel's digest has not 32 bytes")
@@ -139,14 +144,15 @@ def _check_regions(manifest: Manifest, sections: tuple[Section, ...]) -> None:
         if region.base < end:
             raise RegionOverlap(f"manifest: {where} begins inside {quoted(before)}")
         end, before = region.base + region.size, region.name
-        if region.section != -1 and sections[region.section].raw > region.size:
+        saved = 0 if region.section == -1 else sections[region.section].raw
+        if saved > region.size:
             raise InvalidValue(f"manifest: the initial bytes of {where} are more than the region")
+        check_extents(where, region, saved)
         _require(
             not region.given or (bool(region.owner) and region.section == -1),
             f"{where} is to be given, but is not foreign or has initial bytes",
         )
-        saved = 0 if region.section == -1 else sections[region.section].raw
-        _check_relocations(where, region.relocations, saved, manifest)
+        _check_relocations(where, region.relocations, extents_of(region, saved), manifest)
     # Of the ranks' slabs a process has its own.
     total = sum(
         region.peer_stride or region.size for region in manifest.regions if not region.given
@@ -155,17 +161,22 @@ def _check_regions(manifest: Manifest, sections: tuple[Section, ...]) -> None:
 
 
 def _check_relocations(
-    where: str, relocations: tuple[Relocation, ...], size: int, manifest: Manifest
+    where: str, relocations: tuple[Relocation, ...], extents: Sequence[Extent], manifest: Manifest
 ) -> None:
-    """Addresses among `size` bytes."""
-    end = 0
-    for relocation in relocations:
-        _refer(f"{where}: a relocation", relocation.region, manifest.regions)
-        at = relocation.offset
-        _require(
-            end <= at <= size - 8 and at % 8 == 0, f"{where}: a relocation at byte {at} of {size}"
-        )
-        end = at + 8
+    """Addresses among the bytes at these places."""
+    checked = 0
+    for extent, own in by_extent(extents, relocations):
+        end, last = extent.offset, extent.offset + extent.size - 8
+        for relocation in own:
+            _refer(f"{where}: a relocation", relocation.region, manifest.regions)
+            at = relocation.offset
+            _require(
+                end <= at <= last and (at - extent.offset) % 8 == 0,
+                f"{where}: a relocation at byte {at}, not of {extent.size} at {extent.offset}",
+            )
+            end = at + 8
+        checked += len(own)
+    _require(checked == len(relocations), f"{where}: a relocation behind what is stored")
 
 
 def _check_random(manifest: Manifest) -> None:

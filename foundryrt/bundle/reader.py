@@ -31,6 +31,7 @@ from foundryrt.bundle.errors import (
     UnknownCodec,
     UnknownSection,
 )
+from foundryrt.bundle.extents import Initial, initial
 from foundryrt.bundle.layout import (
     HEADER_BYTES,
     Codec,
@@ -38,7 +39,7 @@ from foundryrt.bundle.layout import (
     unpack_header,
     unpack_table,
 )
-from foundryrt.bundle.schema import Build, GraphEntry, Manifest, SectionKind
+from foundryrt.bundle.schema import Build, GraphEntry, Manifest, Region, SectionKind
 from foundryrt.errors import DISTRIBUTION, FoundryError, Unreadable, UsageError
 from foundryrt.printable import quoted
 from foundryrt.regular import open_regular
@@ -276,6 +277,10 @@ class Bundle:
             raise KernelDigestMismatch(f"kernel {index} is not {kernel.sha256.hex()}")
         return data
 
+    def initial(self, region: Region) -> list[Initial]:
+        """What a region of the bundle begins with; the rest is zero."""
+        return [] if region.section == -1 else initial(region, self.raw(region.section))
+
     @property
     def files(self) -> tuple[str, ...]:
         """Names of the attached files."""
@@ -318,9 +323,9 @@ class Bundle:
                 if addresses is not None:
                     addresses.check(name, member)
         for region in manifest.regions:
-            if region.relocations:
-                where, data = f"region {quoted(region.name)}", self.raw(region.section)
-                check_bytes(where, data, region.relocations, manifest.regions)
+            where = f"region {quoted(region.name)}"
+            for run in self.initial(region) if region.relocations else ():
+                check_bytes(where, run.data, run.relocations, manifest.regions, run.offset)
         for variable in manifest.variables:
             where, data = f"variable {quoted(variable.name)}", memoryview(variable.data)
             check_bytes(where, data, variable.relocations, manifest.regions)

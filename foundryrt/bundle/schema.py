@@ -25,6 +25,8 @@ import msgspec
 #    bundles that have them.
 #    2026-11-30, Manifest.unproved added, and left out where there are none; earlier readers refuse
 #    bundles that have them.
+#    2026-11-30, Region.extents added, and left out where there are none; earlier readers refuse
+#    bundles that have them.
 #    2026-11-30, WeightFile.hint may begin with `~/`; earlier readers want --weights there.
 FORMAT_VERSION = 1
 MAGIC = b"FDY\x01"
@@ -101,6 +103,13 @@ class Relocation(Record, frozen=True):
     region: int
 
 
+class Extent(Record, frozen=True):
+    """Bytes of a region, `offset` bytes into it."""
+
+    offset: int
+    size: int
+
+
 class Region(Record, frozen=True):
     """A range of device memory: a part of the arena, or foreign, if it has an owner."""
 
@@ -108,7 +117,8 @@ class Region(Record, frozen=True):
     base: int
     size: int
     section: int = -1
-    """Section with the region's initial bytes (a prefix; the rest is zero); -1 for none."""
+    """Section with the region's initial bytes (a prefix, unless there are extents; the rest is
+    zero); -1 for none."""
     peer_stride: int = 0
     """Bytes between the ranks' slabs in the `symmetric` region; 0 elsewhere."""
     owner: str = ""
@@ -119,6 +129,9 @@ class Region(Record, frozen=True):
     """The addresses among the initial bytes, by rising offset."""
     given: bool = False
     """Whether the opener must give a foreign region's memory: the bundle holds nothing of it."""
+    extents: tuple[Extent, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Where the section's bytes lie, one behind the other, by rising offset; absent for a prefix.
+    """
 
 
 class Tensor(Record, frozen=True):

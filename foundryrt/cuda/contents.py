@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
+from foundryrt.bundle.extents import Initial
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import Relocation
 from foundryrt.cuda.arena import Arena
 from foundryrt.cuda.upload import Uploader
 
@@ -18,22 +18,24 @@ def fill(bundle: Bundle, arena: Arena, uploader: Uploader, but: Collection[str])
     for region in bundle.manifest.regions:
         if region.name in but:
             continue
-        saved, (base, size) = 0, arena.memory(region)
-        if region.section != -1:
-            data = _relocated(arena, bundle.raw(region.section), region.relocations)
-            saved = len(data)
-            uploader.copy(base, data)
-        if size > saved:
-            uploader.clear(base + saved, size - saved)
+        end, (base, size) = 0, arena.memory(region)
+        for part in bundle.initial(region):
+            if part.offset > end:
+                uploader.clear(base + end, part.offset - end)
+            data = _relocated(arena, part)
+            uploader.copy(base + part.offset, data)
+            end = part.offset + len(data)
+        if size > end:
+            uploader.clear(base + end, size - end)
 
 
-def _relocated(arena: Arena, data: memoryview, relocations: Sequence[Relocation]) -> memoryview:
-    """`data` with its addresses as they are now; a copy where there are any."""
-    if not relocations or not any(arena.deltas):
-        return data
-    moved = memoryview(bytearray(data))
+def _relocated(arena: Arena, part: Initial) -> memoryview:
+    """The bytes with their addresses as they are now; a copy where there are any."""
+    if not part.relocations or not any(arena.deltas):
+        return part.data
+    moved = memoryview(bytearray(part.data))
     words = moved[: len(moved) // 8 * 8].cast("Q")
-    for relocation in relocations:
-        at = relocation.offset // 8
+    for relocation in part.relocations:
+        at = (relocation.offset - part.offset) // 8
         words[at] = arena.at(words[at], relocation.region)
     return moved

@@ -87,11 +87,11 @@ class HostBackend:
         self._given = frozenset(place or {})
         self._share(place or {})
         for region in manifest.regions:
-            if region.section != -1 and region.name not in self._given:
-                data = bundle.raw(region.section)
-                self.arena.bytes[region.base : region.base + len(data)] = np.frombuffer(
-                    data, np.uint8
-                )
+            if region.name not in self._given:
+                for part in bundle.initial(region):
+                    start = region.base + part.offset
+                    data = np.frombuffer(part.data, np.uint8)
+                    self.arena.bytes[start : start + data.size] = data
         self._begin_alone()
         self._done("contents")
         if load_weights:

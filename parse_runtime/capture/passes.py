@@ -96,8 +96,6 @@ class Passes:
         self._verify = [found.verify(*size) for size in (*s.verify, *s.shared)]
         self._extend = [found.extend(batch) for batch in s.batches] if s.tree else []
         self._tables = self._input(found.tables)
-        if s.tree:
-            self._input(found.drafts)  # before caches: a bundle holds zeros before what is not zero
         self.cache = self._add_cache("cache", c)
         self._frequencies = self._constant("inverse_frequencies", c.inverse_frequencies())
         self._windowed_frequencies = None

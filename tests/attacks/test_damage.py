@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from foundryrt.bundle.layout import Codec
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import (
     Column,
+    Extent,
     Function,
     Kernel,
     Random,
@@ -94,6 +96,15 @@ def column(name: str, **changes: object) -> Parts:
 def relocations(*offsets: int) -> Parts:
     """Among the first bytes of the weights, which are 2048."""
     return regions(0, relocations=tuple(Relocation(offset=at, region=0) for at in offsets))
+
+
+def extents(*places: tuple[int, int], relocations: Sequence[int] = ()) -> Parts:
+    """Of the first bytes of the weights, which are 2048, in a region of 8192."""
+    return regions(
+        0,
+        extents=tuple(Extent(offset=offset, size=size) for offset, size in places),
+        relocations=tuple(Relocation(offset=at, region=0) for at in relocations),
+    )
 
 
 def variable(**changes: object) -> Parts:
@@ -307,6 +318,34 @@ ATTACKS = {
     "region beyond the address space": (regions(2, base=2**60), errors.InvalidValue),
     "regions overlap": (regions(1, base=0x600000001000), errors.RegionOverlap),
     "initial bytes exceed the region": (regions(0, size=1024), errors.InvalidValue),
+    "an extent of nothing": (extents((0, 2048), (4096, 0)), errors.InvalidValue),
+    "an extent before the region": (extents((-8, 2048)), errors.InvalidValue),
+    "an extent beyond the region": (extents((8192 - 2047, 2048)), errors.InvalidValue),
+    "an extent beyond 64 bits": (extents((2**64 - 8, 2048)), errors.InvalidValue),
+    "extents that overlap": (extents((0, 1024), (1016, 1024)), errors.InvalidValue),
+    "extents in falling order": (extents((4096, 1024), (0, 1024)), errors.InvalidValue),
+    "extents of more than is stored": (extents((0, 1024), (2048, 1032)), errors.InvalidValue),
+    "extents of less than is stored": (extents((0, 1024), (2048, 1016)), errors.InvalidValue),
+    "extents of nothing that is stored": (
+        regions(1, extents=(Extent(offset=0, size=8),)),
+        errors.InvalidValue,
+    ),
+    "a relocation between extents": (
+        extents((0, 1024), (2048, 1024), relocations=[1024]),
+        errors.InvalidValue,
+    ),
+    "a relocation across an extent's end": (
+        extents((0, 1020), (2048, 1028), relocations=[1016]),
+        errors.InvalidValue,
+    ),
+    "a relocation behind all extents": (
+        extents((0, 1024), (2048, 1024), relocations=[3072]),
+        errors.InvalidValue,
+    ),
+    "a relocation of no address in an extent": (
+        extents((0, 1024), (2048, 1024), relocations=[2056]),
+        errors.InvalidValue,
+    ),
     "peer stride outside symmetric": (regions(1, peer_stride=4096), errors.InvalidValue),
     "one rank": (ranks(world=1, slabs=SLABS), errors.InvalidValue),
     "ranks without number": (ranks(world=1 << 40), errors.InvalidValue),

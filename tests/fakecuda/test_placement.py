@@ -177,6 +177,44 @@ def test_addresses_in_memory_and_in_variables_move(tmp_path, fake):
     assert fake.live == ""
 
 
+def test_addresses_behind_long_zeros_move(tmp_path, fake):
+    # A foreign region: 4 MiB of zeros, [address of `state`, a number], 2 MiB, the same again.
+    first, size = 4 << 20, (6 << 20) + 64
+    words = struct.pack("<QQ", counters.STATE + 8, counters.STATE + 8)
+    second = first + len(words) + (2 << 20)
+    capture = relocated(counters.capture())
+    capture = replace(
+        capture,
+        requirements=Requirements(memory=16 << 20, architecture="sm_90", driver=13000),
+        regions=[
+            *capture.regions,
+            RegionImage(
+                "foreign 0", 0x7F1234000000, size,
+                lambda: [bytes(first), words, bytes(2 << 20), words], owner="cuFFT",
+                relocations=tuple(Relocation(offset=at, region=0) for at in (first, second)),
+            ),
+        ],
+        tensors=[
+            *capture.tensors,
+            Tensor(
+                name="all", region=2, offset=0, dtype="int64", shape=(size // 8,), strides=(1,),
+                role="state",
+            ),
+        ],
+    )  # fmt: skip
+    path = save(tmp_path / "f.fdy", capture)
+    assert path.stat().st_size < 64 << 10
+    for base in (None, ELSEWHERE):
+        with Session.open(path, base=base) as session:
+            here = [session.tensor("state").address + 8, counters.STATE + 8]
+            found = session.read("all")
+            assert np.flatnonzero(found).tolist() == [
+                at // 8 + word for at in (first, second) for word in (0, 1)
+            ]
+            assert found[found != 0].tolist() == here * 2
+    assert fake.live == ""
+
+
 def _edited(capture: Capture, **columns: object) -> Capture:
     graphs = [replace(g, columns=g.columns | columns) for g in capture.graphs[:1]]
     return replace(capture, graphs=graphs)

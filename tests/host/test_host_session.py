@@ -140,16 +140,20 @@ def test_weights_come_from_the_users_files_or_the_bundle(tmp_path: Path) -> None
         )
 
 
-def test_zero_regions_cost_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("behind", [False, True])
+def test_zeros_cost_nothing(tmp_path: Path, behind: bool) -> None:
     with Recorder("host", workload="demo", settings={}) as r:
         cache = r.register("cache", torch.zeros(1 << 22), role="state")
+        last = r.register("last", torch.tensor([2, 3]) if behind else torch.zeros(2), role="state")
         with r.graph("g"):
             cache.add_(1)
+            last.add_(1)
         r.save(tmp_path / "zero.fdy")
     assert (tmp_path / "zero.fdy").stat().st_size < 1 << 16
     with Session.open(tmp_path / "zero.fdy") as session:
         session.graph("g").launch()
         assert session.tensor("cache")[[0, -1]].tolist() == [1, 1]
+        assert session.read("last").tolist() == ([3, 4] if behind else [1, 1])
 
 
 def test_threads_of_the_capture_are_used_and_given_back(

@@ -128,10 +128,6 @@ def test_token_drafts_work_in_a_fresh_process(way: str, tmp_path: Path) -> None:
     ways = {"draft": {"speculate": "draft"}, "chain": head, "tree": {**head, "eagle_width": 3},
             "mixture": head}  # fmt: skip
     capture(tiny(tmp_path, slots=2, **ways[way]), tmp_path / "parse.fdy")
-    with Bundle.open(tmp_path / "parse.fdy") as bundle:
-        cache = next(t for t in bundle.manifest.tensors if t.name == "target.cache")
-        stored = bundle.manifest.regions[cache.region].section
-        assert bundle.sections[stored].raw <= cache.offset  # empty caches are no part of a bundle
     greedy = {"prompt": "Why?", "max_new_tokens": 40, "max_rounds": 0}
     choices = [greedy, greedy | {"temperature": 0.8, "seed": 3}]
     found = in_fresh_process(tmp_path / "parse.fdy", *choices)

@@ -1,0 +1,63 @@
+"""What a region begins with, without the long runs of zeros in it.
+
+A cache of gigabytes that is zero may lie in front of a few bytes that are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from foundryrt.bundle.schema import Extent
+from foundryrt.bundle.writer import Buffer
+
+SHORTEST = 1 << 20
+"""Zero bytes that are left out where they follow each other; fewer compress well."""
+_STEP = 1 << 16
+"""Bytes that are looked at together."""
+
+
+class Packed:
+    """The bytes of a region from its start on, in order, but for long runs of zeros."""
+
+    def __init__(self, parts: Iterable[Buffer]) -> None:
+        self._parts = parts
+        self._extents: list[Extent] = []
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """Where the bytes lie that were iterated over; none where they are the region's first."""
+        first = self._extents[:2]
+        prefix = len(first) == 1 and first[0].offset == 0
+        return () if prefix else tuple(self._extents)
+
+    def __iter__(self) -> Iterator[Buffer]:
+        """Buffers to store one behind the other."""
+        end = zeros = 0  # bytes of finished extents' region, and of zeros since
+        start = 0
+        for piece in _pieces(self._parts):
+            if not np.frombuffer(piece, np.uint8).any():
+                zeros += len(piece)
+                continue
+            if zeros >= SHORTEST:
+                self._finish(start, end)
+                start = end = end + zeros
+            elif zeros:
+                yield bytes(zeros)
+                end += zeros
+            zeros = 0
+            yield piece
+            end += len(piece)
+        self._finish(start, end)
+
+    def _finish(self, start: int, end: int) -> None:
+        if end > start:
+            self._extents.append(Extent(offset=start, size=end - start))
+
+
+def _pieces(parts: Iterable[Buffer]) -> Iterator[memoryview]:
+    for part in parts:
+        data = memoryview(part).cast("B") if len(part) else memoryview(b"")
+        for start in range(0, len(data), _STEP):
+            yield data[start : start + _STEP]

@@ -1,0 +1,81 @@
+"""What of a region's bytes is stored: all but long runs of zeros, wherever the parts are cut."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundryc import packed
+from foundryc.capture import Capture, RegionImage
+from foundryc.packed import Packed
+from foundryc.write import write_bundle
+from foundryrt.bundle.reader import Bundle
+from foundryrt.bundle.schema import Extent, Region, Requirements
+
+RUNS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, packed.SHORTEST * 5 // 2)), max_size=8)
+
+
+def made(runs: list[tuple[int, int]]) -> bytes:
+    return b"".join(bytes([7 * filled]) * size for filled, size in runs)
+
+
+def put_back(region: Region, stored: bytes) -> bytes:
+    data, start = bytearray(region.size), 0
+    for extent in region.extents or ():
+        data[extent.offset : extent.offset + extent.size] = stored[start : start + extent.size]
+        start += extent.size
+    assert start == len(stored)
+    return bytes(data)
+
+
+@given(RUNS, st.lists(st.integers(0, packed.SHORTEST * 3), max_size=5))
+def test_the_bytes_are_the_same_and_long_zeros_are_not_stored(
+    runs: list[tuple[int, int]], cuts: list[int]
+) -> None:
+    data = made(runs)
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    parts = Packed([data[start:end] for start, end in itertools.pairwise(edges)])
+    stored = b"".join(parts)
+    extents = parts.extents or (Extent(offset=0, size=len(stored)),)
+    region = Region(name="state", base=0, size=len(data), extents=extents)
+    assert put_back(region, stored) == data
+    apart = [b.offset - a.offset - a.size for a, b in itertools.pairwise(extents)]
+    assert all(gap >= packed.SHORTEST for gap in apart)
+    # What is looked at together may have zeros before and behind others.
+    longest = max((len(run) for run in stored.split(b"\7")), default=0)
+    assert longest < packed.SHORTEST + 2 * packed._STEP
+
+
+@pytest.mark.parametrize("data", [b"", bytes(100), bytes(3 * packed.SHORTEST)])
+def test_zeros_alone_are_not_stored(data: bytes) -> None:
+    parts = Packed([data])
+    assert b"".join(parts) == b"" and parts.extents == ()
+
+
+def test_a_beginning_has_no_extents() -> None:
+    parts = Packed([b"a" * 100, bytes(3 * packed.SHORTEST)])
+    assert b"".join(parts) == b"a" * 100 and parts.extents == ()
+
+
+@pytest.mark.parametrize("parts", [
+    [bytes(64 << 20), b"end"], [b"a", bytes(64 << 20), b"end", bytes(2 << 20)], [bytes(1 << 20)],
+])  # fmt: skip
+def test_a_bundle_is_small_and_has_the_bytes(tmp_path: Path, parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    capture = Capture(
+        target="host", requirements=Requirements(memory=1 << 27), producer={}, tensors=(),
+        regions=(RegionImage("state", 0, 1 << 27, lambda: parts),), functions=(), graphs=(),
+    )  # fmt: skip
+    path = tmp_path / "x.fdy"
+    write_bundle(path, capture, "w", {}, {})
+    assert path.stat().st_size < 64 << 10
+    with Bundle.open(path) as bundle:
+        bundle.verify()
+        read = bytearray(1 << 27)
+        for part in bundle.initial(bundle.manifest.regions[0]):
+            read[part.offset : part.offset + len(part.data)] = part.data
+    assert read[: len(data)] == data and not any(read[len(data) :])
