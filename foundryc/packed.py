@@ -5,7 +5,7 @@ A cache of gigabytes that is zero may lie in front of a few bytes that are not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -16,6 +16,10 @@ SHORTEST = 1 << 20
 """Zero bytes that are left out where they follow each other; fewer compress well."""
 _STEP = 1 << 16
 """Bytes that are looked at together."""
+
+
+Run = tuple[int, bytes]
+"""Where bytes lie, and they themselves."""
 
 
 class Packed:
@@ -54,6 +58,17 @@ class Packed:
     def _finish(self, start: int, end: int) -> None:
         if end > start:
             self._extents.append(Extent(offset=start, size=end - start))
+
+
+def runs(initial: Callable[[], Iterable[Buffer]] | None) -> list[Run]:
+    """What a region begins with (`RegionImage.initial`), by rising offset; the rest is zero."""
+    packed = Packed(initial() if initial else ())
+    stored = memoryview(b"".join(packed))
+    found, start = [], 0
+    for extent in packed.extents or ((Extent(offset=0, size=len(stored)),) if stored else ()):
+        found.append((extent.offset, bytes(stored[start : start + extent.size])))
+        start += extent.size
+    return found
 
 
 def _pieces(parts: Iterable[Buffer]) -> Iterator[memoryview]:

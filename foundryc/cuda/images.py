@@ -12,6 +12,7 @@ import torch
 from foundryc.capture import RegionImage
 from foundryc.cuda.arena import Arena, Region
 from foundryc.cuda.foreign import FOREIGN, ForeignRegion
+from foundryc.packed import runs
 from foundryc.template import Spans, relocations
 from foundryrt.bundle.schema import Relocation
 
@@ -57,8 +58,11 @@ def pointers(image: RegionImage, spans: Spans) -> tuple[Relocation, ...]:
     """The addresses among what a region of the arena begins with; weights hold none."""
     if image.initial is None or image.name == "weights":
         return ()
-    (data,) = image.initial()
-    return relocations(np.asarray(data), spans)
+    return tuple(
+        Relocation(offset=at + found.offset, region=found.region)
+        for at, data in runs(image.initial)
+        for found in relocations(np.frombuffer(data, np.uint8), spans)
+    )
 
 
 def _spans(

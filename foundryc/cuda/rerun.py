@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,21 +11,25 @@ import torch
 from foundryc.capture import RegionImage
 from foundryc.cuda import driver
 from foundryc.cuda.graph import RecordedGraph
+from foundryc.packed import Run, runs
 from foundryrt.bundle.schema import Random
 from foundryrt.errors import FoundryError
+
+_STEP = 64 << 20
+"""Bytes of device memory that are looked at at a time."""
 
 
 class Rerun:
     """Every run begins with what `regions` held at first; weights, which graphs only read, stay."""
 
     def __init__(self, regions: Iterable[RegionImage], random: Random | None) -> None:
-        self._images = [(i, _first_bytes(i)) for i in regions if i.name != "weights"]
+        self._images = [(i, runs(i.initial)) for i in regions if i.name != "weights"]
         self._random = random
 
     def run(self, graph: RecordedGraph) -> None:
         """Replay the graph, and wait for it."""
-        for image, data in self._images:
-            _restore(image, data)
+        for image, held in self._images:
+            _restore(image, held)
         if self._random is not None:
             torch.cuda.manual_seed(self._random.initial_seed)
         graph.replay()
@@ -33,7 +37,7 @@ class Rerun:
 
     def written(self) -> set[str]:
         """Names of the foreign regions that do not hold what they held at first."""
-        return {image.name for image, data in self._images if image.owner and _changed(image, data)}
+        return {image.name for image, held in self._images if image.owner and _changed(image, held)}
 
 
 @contextmanager
@@ -76,17 +80,24 @@ def _work(graph: int, first: int) -> list[Any]:
     return [node for node, kind in every[first:] if kind != empty]
 
 
-def _first_bytes(image: RegionImage) -> bytes:
-    return b"" if image.initial is None else b"".join(image.initial())
+def _restore(image: RegionImage, held: Sequence[Run]) -> None:
+    end = 0
+    for start, data in [*held, (image.memory, b"")]:
+        if start > end:
+            driver.call("cuMemsetD8", image.base + end, 0, start - end, about=image.name)
+        if data:
+            driver.call("cuMemcpyHtoD", image.base + start, data, len(data), about=image.name)
+        end = start + len(data)
 
 
-def _restore(image: RegionImage, data: bytes) -> None:
-    if data:
-        driver.call("cuMemcpyHtoD", image.base, data, len(data), about=image.name)
-    if image.memory > len(data):
-        end = image.base + len(data)
-        driver.call("cuMemsetD8", end, 0, image.memory - len(data), about=image.name)
-
-
-def _changed(image: RegionImage, data: bytes) -> bool:
-    return read(image.base, image.size) != data.ljust(image.size, b"\0")
+def _changed(image: RegionImage, held: Sequence[Run]) -> bool:
+    """Whether it holds something else; looked at in steps, as it may be most of the device's."""
+    for start in range(0, image.size, _STEP):
+        expected = bytearray(min(_STEP, image.size - start))
+        for at, data in held:
+            first, last = max(at, start), min(at + len(data), start + len(expected))
+            if first < last:
+                expected[first - start : last - start] = data[first - at : last - at]
+        if read(image.base + start, len(expected)) != expected:
+            return True
+    return False

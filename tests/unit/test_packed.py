@@ -38,11 +38,17 @@ def test_the_bytes_are_the_same_and_long_zeros_are_not_stored(
 ) -> None:
     data = made(runs)
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    parts = Packed([data[start:end] for start, end in itertools.pairwise(edges)])
+    buffers = [data[start:end] for start, end in itertools.pairwise(edges)]
+    parts = Packed(buffers)
     stored = b"".join(parts)
     extents = parts.extents or (Extent(offset=0, size=len(stored)),)
     region = Region(name="state", base=0, size=len(data), extents=extents)
     assert put_back(region, stored) == data
+    assert packed.runs(lambda: buffers) == [
+        (extent.offset, data[extent.offset : extent.offset + extent.size])
+        for extent in extents
+        if extent.size
+    ]
     apart = [b.offset - a.offset - a.size for a, b in itertools.pairwise(extents)]
     assert all(gap >= packed.SHORTEST for gap in apart)
     # What is looked at together may have zeros before and behind others.
