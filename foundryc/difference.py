@@ -10,7 +10,7 @@ import msgspec
 from foundryc.template import GraphTable
 from foundryrt.bundle.builds import builds_of
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.schema import Build, GraphEntry, Growth
+from foundryrt.bundle.schema import Build, GraphEntry, Growth, Region
 from foundryrt.bundle.tables import NO_FUNCTION
 
 Difference = dict[str, str]
@@ -100,14 +100,20 @@ def _kernels(bundle: Bundle) -> dict[str, str]:
 def _regions(bundle: Bundle) -> dict[str, str]:
     described = {}
     for region in bundle.manifest.regions:
-        initial = "" if region.section == -1 else bundle.sections[region.section].sha256.hex()[:12]
+        initial = "" if region.section == -1 else _initial(bundle, region)
         contents = f", initial bytes {initial}" if initial else ""
-        places = [f"{extent.size} at {extent.offset}" for extent in region.extents or ()]
-        contents += f" ({', '.join(places)})" if places else ""
         given = ", given" if region.given else ""
         slabs = f", slabs of {region.peer_stride}" if region.peer_stride else ""
         described[region.name] = f"{region.size} bytes at {region.base:#x}{contents}{given}{slabs}"
     return described
+
+
+def _initial(bundle: Bundle, region: Region) -> str:
+    """Of what a region begins with: a digest of the bytes, and of where they lie."""
+    stored = bundle.sections[region.section].sha256
+    if not region.extents:
+        return stored.hex()[:12]
+    return hashlib.sha256(stored + msgspec.msgpack.encode(region.extents)).hexdigest()[:12]
 
 
 def _tensors(bundle: Bundle) -> dict[str, str]:

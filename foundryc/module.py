@@ -48,7 +48,7 @@ def members(module: torch.nn.Module, files: Iterable[WeightPath] | None) -> list
         slices = _recipe(parts, name, tensor) if stored else []
         weight = bool(slices) or id(tensor) in parameters
         found.append(Member(name, tensors, "weight" if weight else "state", tuple(slices)))
-    # The first bytes of a region are stored up to the last that no file holds and that is not zero.
+    # What a bundle holds of a region is one run of bytes then.
     return sorted(found, key=lambda m: (bool(m.slices), m.role == "state" and _all_zero(m)))
 
 

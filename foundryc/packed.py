@@ -15,7 +15,7 @@ from foundryrt.bundle.writer import Buffer
 SHORTEST = 1 << 20
 """Zero bytes that are left out where they follow each other; fewer compress well."""
 _STEP = 1 << 16
-"""Bytes that are looked at together."""
+"""Bytes that are looked at together, from a multiple of as many on."""
 
 
 Run = tuple[int, bytes]
@@ -23,7 +23,10 @@ Run = tuple[int, bytes]
 
 
 class Packed:
-    """The bytes of a region from its start on, in order, but for long runs of zeros."""
+    """The bytes of a region from its start on, in order, but for long runs of zeros.
+
+    What is left out follows from the bytes, wherever `parts` are cut.
+    """
 
     def __init__(self, parts: Iterable[Buffer]) -> None:
         self._parts = parts
@@ -32,17 +35,16 @@ class Packed:
     @property
     def extents(self) -> tuple[Extent, ...]:
         """Where the bytes lie that were iterated over; none where they are the region's first."""
-        first = self._extents[:2]
-        prefix = len(first) == 1 and first[0].offset == 0
+        prefix = len(self._extents) == 1 and self._extents[0].offset == 0
         return () if prefix else tuple(self._extents)
 
     def __iter__(self) -> Iterator[Buffer]:
         """Buffers to store one behind the other."""
-        end = zeros = 0  # bytes of finished extents' region, and of zeros since
-        start = 0
-        for piece in _pieces(self._parts):
-            if not np.frombuffer(piece, np.uint8).any():
-                zeros += len(piece)
+        self._extents = []
+        start = end = zeros = 0  # of the extent, and zeros behind it so far
+        for block in _blocks(self._parts):
+            if not np.frombuffer(block, np.uint8).any():
+                zeros += len(block)
                 continue
             if zeros >= SHORTEST:
                 self._finish(start, end)
@@ -51,8 +53,11 @@ class Packed:
                 yield bytes(zeros)
                 end += zeros
             zeros = 0
-            yield piece
-            end += len(piece)
+            yield block
+            end += len(block)
+        if 0 < zeros < SHORTEST:
+            yield bytes(zeros)
+            end += zeros
         self._finish(start, end)
 
     def _finish(self, start: int, end: int) -> None:
@@ -71,8 +76,22 @@ def runs(initial: Callable[[], Iterable[Buffer]] | None) -> list[Run]:
     return found
 
 
-def _pieces(parts: Iterable[Buffer]) -> Iterator[memoryview]:
+def _blocks(parts: Iterable[Buffer]) -> Iterator[Buffer]:
+    """All bytes, cut at multiples of _STEP."""
+    begun = bytearray()
     for part in parts:
         data = memoryview(part).cast("B") if len(part) else memoryview(b"")
-        for start in range(0, len(data), _STEP):
+        if begun:
+            missing = _STEP - len(begun)
+            begun += data[:missing]
+            data = data[missing:]
+            if len(begun) < _STEP:
+                continue
+            yield bytes(begun)
+            begun.clear()
+        whole = len(data) // _STEP * _STEP
+        for start in range(0, whole, _STEP):
             yield data[start : start + _STEP]
+        begun += data[whole:]
+    if begun:
+        yield bytes(begun)

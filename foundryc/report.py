@@ -104,7 +104,7 @@ def print_bundle(bundle: Bundle) -> None:
         "Regions", ("region", "base", "size", "initial bytes", "tensors"),
         (
             (region.name, f"{region.base:#x}", _size(region),
-             "zero" if region.section == -1 else decimal(bundle.sections[region.section].raw),
+             _initial(bundle, region),
              sum(tensor.region == index for tensor in manifest.tensors))
             for index, region in enumerate(manifest.regions) if not region.owner
         ),
@@ -224,6 +224,17 @@ def _size(region: Region) -> str:
     if not region.peer_stride:
         return decimal(region.size)
     return f"{region.size // region.peer_stride} slabs of {decimal(region.peer_stride)}"
+
+
+def _initial(bundle: Bundle, region: Region) -> str:
+    """How much of a region is stored, and how far into it that lies."""
+    if region.section == -1:
+        return "zero"
+    stored = decimal(bundle.sections[region.section].raw)
+    if not region.extents:
+        return stored
+    first, last = region.extents[0], region.extents[-1]
+    return f"{stored} from byte {first.offset:,} to {last.offset + last.size:,}"
 
 
 def _foreign(manifest: Manifest) -> list[dict[str, Any]]:

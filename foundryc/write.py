@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import msgspec
 
@@ -126,7 +127,10 @@ def _region(writer: BundleWriter, image: RegionImage) -> Region:
     extents: tuple[Extent, ...] = ()
     if image.initial is not None:
         packed = Packed(image.initial())
-        section = writer.add(SectionKind.REGION, image.name, packed, image.compress)
+        parts = iter(packed)
+        if (first := next(parts, None)) is not None:
+            parts = chain([first], parts)
+            section = writer.add(SectionKind.REGION, image.name, parts, image.compress)
         extents = packed.extents
     return Region(
         name=image.name,

@@ -78,7 +78,7 @@ class Recorded:
         registered = dict.fromkeys([*(r.ref.buffer for r in self.tensors), *self.adopted])
         weights = [b for b in registered if b.role == "weight"]
         literals = self._constants()
-        # What is stored comes first, so that a region's initial bytes are short.
+        # What is stored comes first, as one run of bytes.
         own = [b for b in weights if b not in in_files]
         recipes = [b for b in weights if b in in_files]
         # Not with the weights, which bundles of other constants are to share.

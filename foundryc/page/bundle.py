@@ -28,7 +28,7 @@ def bundle_part(bundle: Bundle) -> Markup:
     counts = summary(bundle)
     called = "kernels" if manifest.target == "cuda" else "operators"
     weights = counts["weight_bytes"] or sum(
-        bundle.sections[region.section].raw
+        region.size
         for region in manifest.regions
         if region.name == "weights" and region.section != -1
     )

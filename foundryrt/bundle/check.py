@@ -171,12 +171,12 @@ def _check_relocations(
             _refer(f"{where}: a relocation", relocation.region, manifest.regions)
             at = relocation.offset
             _require(
-                end <= at <= last and (at - extent.offset) % 8 == 0,
-                f"{where}: a relocation at byte {at}, not of {extent.size} at {extent.offset}",
+                end <= at <= last and at % 8 == 0,
+                f"{where}: a relocation at byte {at} is no multiple of 8 from {end} to {last}",
             )
             end = at + 8
         checked += len(own)
-    _require(checked == len(relocations), f"{where}: a relocation behind what is stored")
+    _require(checked == len(relocations), f"{where}: a relocation behind all that is stored")
 
 
 def _check_random(manifest: Manifest) -> None:

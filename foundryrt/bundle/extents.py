@@ -49,15 +49,18 @@ def by_extent(
 
 
 def check_extents(where: str, region: Region, stored: int) -> None:
-    """Raise InvalidValue where they are not apart, in the region, of the section's bytes."""
+    """Raise InvalidValue for extents that overlap, fall, leave the region, begin at no multiple of
+    8, or are not of as many bytes as are stored."""
     if not region.extents:
         return
     end = 0
     for extent in region.extents:
         require(
             extent.size > 0 and end <= extent.offset <= region.size - extent.size,
-            f"{where}: {extent.size} initial bytes at byte {extent.offset}",
+            f"{where}: an extent of {extent.size} bytes at {extent.offset} is not behind the one"
+            f" before, or not within the region's {region.size} bytes",
         )
+        require(extent.offset % 8 == 0, f"{where}: an extent at {extent.offset}, no multiple of 8")
         end = extent.offset + extent.size
     total = sum(extent.size for extent in region.extents)
     require(total == stored, f"{where}: extents of {total} bytes, of which {stored} are stored")

@@ -145,11 +145,12 @@ class Arena:
             raise UsageError(f"base {base:#x} is no multiple of {_BASE_ALIGNMENT:#x}")
         got = self._reserve(base, self._device_memory.rounded(end - start))
         if got != base and (placing.base is not None or not movable):
-            remedy = "or at another base" if movable else "as it was captured to stay there"
+            remedy = "open the bundle before other users of the GPU, or at another base"
+            if not movable:
+                remedy = "the bundle was captured to stay there: whoever has them is to go first"
             raise FoundryError(
                 f"the addresses {base:#x} to {base + end - start:#x} are taken in this process"
-                f" (the driver offered {got:#x}); open the bundle before other users of the"
-                f" GPU, {remedy}"
+                f" (the driver offered {got:#x}); {remedy}"
             )
         for region in regions:
             self._bases[region.name] = region.base - start + got

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -159,14 +160,15 @@ def _end(why: str, quiet: bool) -> NoReturn:
 
 def _import(path: str) -> None:
     """What taking part imports: while the driver starts, and while rank 0 imports the same."""
-    import foundryrt.backend
-    import foundryrt.native.ring
-    import foundryrt.ranks.device
-    import foundryrt.remote.bundle
-
+    for name in ("backend", "native.ring", "ranks.device", "remote.bundle"):
+        import_module(f"foundryrt.{name}")
     if on_device(path):
-        import foundryrt.cuda.backend
-        import foundryrt.cuda.readback  # noqa: F401
+        _import_cuda()
+
+
+def _import_cuda() -> None:
+    for name in ("backend", "readback"):
+        import_module(f"foundryrt.cuda.{name}")
 
 
 def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> None:
@@ -177,6 +179,8 @@ def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> No
     from foundryrt.timeline import mark, steps
 
     bundle = open_bundle(path)
+    if bundle.manifest.target == "cuda":
+        _import_cuda()  # of a bundle at a URL only now is it known
     line.open(hello(bundle, rank, world, device).message())
     mark("hello")
     order, _ = line.next()

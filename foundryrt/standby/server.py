@@ -171,6 +171,7 @@ def _execute(job: _Job, run: Callable[[], None]) -> int:
             finally:
                 # Nothing is called before this, so that no signal ends what ends the command.
                 watch.over = True
+                watch.settle()
         except SystemExit as end:
             return _code(end.code)
         except KeyboardInterrupt:
@@ -195,7 +196,8 @@ class _Watch:
 
     def __init__(self, connection: socket.socket) -> None:
         self.over = False
-        """The command has ended: signals are no longer for it, nor for this process."""
+        """The command has ended: what is still on its way from its client is for nobody."""
+        self._settled = False
         self._connection = connection
         self._lock = threading.Lock()
         self._command = threading.get_ident()
@@ -209,13 +211,18 @@ class _Watch:
         self._thread.start()
 
     def pass_on(self, number: int, _: object) -> None:
-        """Handles a signal: the command ends, unless it has."""
-        if not self.over:
+        """Handles a signal: the command ends, or, if it has, this process."""
+        if not self.over or self._settled:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
-    def __exit__(self, *_: object) -> None:
+    def settle(self) -> None:
+        """Once it is over: what the client has sent has come, and other signals are our own."""
         with self._lock:
-            self.over = True  # no signal comes any more
+            pass
+        signal.sigpending()  # the system hands over what it has for this thread
+        self._settled = True
+
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):  # it is gone
             self._connection.shutdown(socket.SHUT_RD)
         if self._thread.ident is not None:  # it could be started

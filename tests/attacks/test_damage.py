@@ -322,6 +322,7 @@ ATTACKS = {
     "an extent before the region": (extents((-8, 2048)), errors.InvalidValue),
     "an extent beyond the region": (extents((8192 - 2047, 2048)), errors.InvalidValue),
     "an extent beyond 64 bits": (extents((2**64 - 8, 2048)), errors.InvalidValue),
+    "an extent at no multiple of 8": (extents((4, 2048)), errors.InvalidValue),
     "extents that overlap": (extents((0, 1024), (1016, 1024)), errors.InvalidValue),
     "extents in falling order": (extents((4096, 1024), (0, 1024)), errors.InvalidValue),
     "extents of more than is stored": (extents((0, 1024), (2048, 1032)), errors.InvalidValue),

@@ -206,11 +206,17 @@ AFTER = """
 class Why:
     def __str__(self):
         for _ in range(3):
-            signal.raise_signal(number)
+            tell(number)
+        time.sleep(0.2)
         return "the command has failed"
 
 print(_execute(job, lambda: sys.exit(Why())))
 """
+CLIENT = """
+def tell(number):
+    wire.send(client, "signal", str(number))
+"""
+OTHERS = "tell = signal.raise_signal"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -225,10 +231,23 @@ def test_a_signal_that_came_before_the_command_ends_the_command_alone(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_that_comes_as_a_command_ends_changes_nothing(number: signal.Signals) -> None:
+def test_a_clients_signal_that_comes_as_its_command_ends_changes_nothing(
+    number: signal.Signals,
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", JOB + AFTER, str(int(number))],
+        [sys.executable, "-c", JOB + CLIENT + AFTER, str(int(number))],
         capture_output=True, text=True, timeout=50,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "1\n")
     assert done.stderr == "the command has failed\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, -2)])
+def test_a_signal_of_others_ends_the_process_also_as_a_command_ends(
+    number: signal.Signals, code: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", JOB + OTHERS + AFTER, str(int(number))],
+        capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (code, "")
