@@ -30,17 +30,18 @@ class Packed:
 
     def __init__(self, parts: Iterable[Buffer]) -> None:
         self._parts = parts
-        self._extents: list[Extent] = []
+        self.found: list[Extent] = []
+        """Where the bytes lie that were iterated over."""
 
     @property
     def extents(self) -> tuple[Extent, ...]:
-        """Where the bytes lie that were iterated over; none where they are the region's first."""
-        prefix = len(self._extents) == 1 and self._extents[0].offset == 0
-        return () if prefix else tuple(self._extents)
+        """The same for a bundle: none where they are the region's first."""
+        prefix = len(self.found) == 1 and self.found[0].offset == 0
+        return () if prefix else tuple(self.found)
 
     def __iter__(self) -> Iterator[Buffer]:
         """Buffers to store one behind the other."""
-        self._extents = []
+        self.found = []
         start = end = zeros = 0  # of the extent, and zeros behind it so far
         for block in _blocks(self._parts):
             if not np.frombuffer(block, np.uint8).any():
@@ -62,7 +63,7 @@ class Packed:
 
     def _finish(self, start: int, end: int) -> None:
         if end > start:
-            self._extents.append(Extent(offset=start, size=end - start))
+            self.found.append(Extent(offset=start, size=end - start))
 
 
 def runs(initial: Callable[[], Iterable[Buffer]] | None) -> list[Run]:
@@ -70,7 +71,7 @@ def runs(initial: Callable[[], Iterable[Buffer]] | None) -> list[Run]:
     packed = Packed(initial() if initial else ())
     stored = memoryview(b"".join(packed))
     found, start = [], 0
-    for extent in packed.extents or ((Extent(offset=0, size=len(stored)),) if stored else ()):
+    for extent in packed.found:
         found.append((extent.offset, bytes(stored[start : start + extent.size])))
         start += extent.size
     return found
