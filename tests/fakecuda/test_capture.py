@@ -126,6 +126,31 @@ def test_adopted_graphs_are_captured_and_run(tmp_path, fake, recorded):
     assert fake.live == ""
 
 
+def test_zeros_of_the_warm_up_are_not_kept_and_the_rest_begins_the_region(
+    tmp_path, monkeypatch, fake, recorded
+):
+    # In the region `state`: the counters, a cache of 8 MiB, and a number behind it.
+    cache, last = counters.STATE + 256, counters.STATE + 256 + (8 << 20)
+    memory = {cache: torch.zeros(8 << 20, dtype=torch.uint8), last: torch.full((8,), 7).byte()}
+    monkeypatch.setattr(Arena, "bytes_at", lambda self, address, size: memory[address][:size])
+    monkeypatch.setitem(USED, "state", (16 << 20))
+    for address, data in memory.items():
+        recorded._remember(address, data.numel())
+    assert sorted(recorded.initial) == [counters.STATE, last]
+    write_bundle(tmp_path / "a.fdy", recorded.capture(False), "counters", {}, {})
+    assert (tmp_path / "a.fdy").stat().st_size < 64 << 10
+    with Session.open(tmp_path / "a.fdy") as session, Bundle.open(tmp_path / "a.fdy") as bundle:
+        (region,) = (r for r in bundle.manifest.regions if r.name == "state")
+        begun = bytearray(region.size)
+        for part in bundle.initial(region):
+            begun[part.offset : part.offset + len(part.data)] = part.data
+        assert begun[: 4 * counters.COUNT] == counters.INITIAL.tobytes()
+        assert begun[4 * counters.COUNT :].strip(b"\0") == bytes([7] * 8)
+        assert begun.index(7, 4 * counters.COUNT) == last - counters.STATE
+        session.graph("step", by=11).launch()
+        assert (session.graph("step", by=11).read("result") == counters.INITIAL + 11).all()
+
+
 def test_what_points_out_of_the_arena_is_refused(recorded):
     with pytest.raises(
         FoundryError, match="output 'far' lies in memory that the graph does not use"
