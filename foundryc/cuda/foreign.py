@@ -142,12 +142,15 @@ def _saved(address: int, blocks: list[tuple[int, int, str]]) -> ForeignRegion:
 
 def _read(base: int, size: int) -> Bytes:
     """Device memory up to the last byte that is not zero."""
-    data = np.empty(size, np.uint8)
+    data = np.zeros(size, np.uint8)  # which takes memory where it is written to
+    step = np.empty(min(size, _STEP), np.uint8)
     for start in range(0, size, _STEP):
-        part = data[start : start + _STEP]
+        part = step[: size - start]
         driver.call(
             "cuMemcpyDtoH", part.ctypes.data, base + start, part.size, about="foreign memory"
         )
+        if part.any():
+            data[start : start + part.size] = part
     used = np.flatnonzero(data[: size // 8 * 8].view(np.uint64))
     end = int(used[-1] + 1) * 8 if used.size else 0
     tail = data[size // 8 * 8 :]

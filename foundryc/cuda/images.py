@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -43,20 +44,20 @@ def arena_image(
 
 def foreign_image(number: int, region: ForeignRegion, spans: Spans) -> RegionImage:
     """The foreign region of that number; of one that will be given, nothing but its place."""
-    return RegionImage(
+    image = RegionImage(
         region.name or f"{FOREIGN} {number}",
         region.base,
         region.size,
         (lambda: [region.data.data]) if region.data.size else None,
         owner=region.owner,
-        relocations=relocations(region.data, spans),
         given=bool(region.name),
     )
+    return replace(image, relocations=pointers(image, spans))
 
 
 def pointers(image: RegionImage, spans: Spans) -> tuple[Relocation, ...]:
-    """The addresses among what a region of the arena begins with; weights hold none."""
-    if image.initial is None or image.name == "weights":
+    """The addresses among what a region begins with; weights hold none."""
+    if image.name == "weights":
         return ()
     return tuple(
         Relocation(offset=at + found.offset, region=found.region)

@@ -12,6 +12,7 @@ import torch
 
 from foundryc.cuda import binaries, foreign
 from foundryc.cuda.extract import CapturedFunction
+from foundryc.cuda.images import foreign_image
 from foundryc.cuda.variables import ModuleVariable
 from foundryc.template import GraphTable, Spans, address_words, relocations
 from foundryrt.bundle.schema import NodeKind, Relocation
@@ -74,6 +75,22 @@ def test_what_memory_points_to_is_followed_once(device):
     assert relocations(memory.regions[0].data, spans) == (
         Relocation(offset=8, region=2), Relocation(offset=16, region=0),
         Relocation(offset=24, region=1),
+    )  # fmt: skip
+
+
+def test_memory_is_read_in_steps_and_long_zeros_hide_no_address(device, monkeypatch):
+    monkeypatch.setattr(foreign, "_STEP", 1 << 20)
+    a, far = 0x7F0000000000, (3 << 20) + 8
+    words = struct.pack("<2Q", a + 8, 5)
+    device.memory = {a: bytes(far) + words + bytes(2 << 20) + words + bytes(16)}
+    memory = foreign.ForeignMemory(ARENA, END)
+    memory.follow([a])
+    (region,) = memory.regions
+    last = far + len(words) + (2 << 20)
+    assert region.data.tobytes() == device.memory[a][: last + len(words)]
+    image = foreign_image(0, region, Spans([(a, region.size)]))
+    assert image.relocations == (
+        Relocation(offset=far, region=0), Relocation(offset=last, region=0)
     )  # fmt: skip
 
 
