@@ -40,3 +40,15 @@ def finish(process: subprocess.Popen[str]) -> str:
         process.kill()
     assert process.returncode == 0, f"exit status {process.returncode}\n{out[-2000:]}{err[-4000:]}"
     return out
+
+
+def devices(world: int) -> str:
+    """A GPU for each rank, or one for all."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if seen is None:
+        seen = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True, text=True, check=True,
+        ).stdout.replace("\n", ",").rstrip(",")  # fmt: skip
+    there = len(seen.split(","))
+    return ",".join(str(rank if there >= world else 0) for rank in range(world))

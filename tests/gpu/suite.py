@@ -29,8 +29,9 @@ HERE = Path(__file__).resolve().parent
 REPORTS = HERE.parents[1] / "build" / "test-gpu"
 # What takes longest begins first.
 LONGEST = (
-    "test_foreign.py", "test_ranks.py", "test_hf.py", "test_commands.py", "test_examples.py",
-    "test_otfs_front.py", "test_parse_fp8.py", "test_parse_room.py", "test_parse.py",
+    "test_ranks_models.py", "test_foreign.py", "test_hf.py", "test_commands.py",
+    "test_examples.py", "test_ranks.py", "test_otfs_front.py", "test_parse_fp8.py",
+    "test_parse_room.py", "test_parse.py",
 )  # fmt: skip
 TEST_SECONDS, FILE_SECONDS, GRACE = 240, 330, 10
 
