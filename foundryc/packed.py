@@ -69,12 +69,12 @@ class Packed:
 def runs(initial: Callable[[], Iterable[Buffer]] | None) -> list[Run]:
     """What a region begins with (`RegionImage.initial`), by rising offset; the rest is zero."""
     packed = Packed(initial() if initial else ())
-    stored = memoryview(b"".join(packed))
-    found, start = [], 0
-    for extent in packed.found:
-        found.append((extent.offset, bytes(stored[start : start + extent.size])))
-        start += extent.size
-    return found
+    held: list[list[Buffer]] = []
+    for buffer in packed:
+        if len(held) == len(packed.found):  # the extents before are finished
+            held.append([])
+        held[-1].append(buffer)
+    return [(extent.offset, b"".join(own)) for extent, own in zip(packed.found, held, strict=True)]
 
 
 def _blocks(parts: Iterable[Buffer]) -> Iterator[Buffer]:

@@ -233,8 +233,11 @@ def _initial(bundle: Bundle, region: Region) -> str:
     stored = decimal(bundle.sections[region.section].raw)
     if not region.extents:
         return stored
-    first, last = region.extents[0], region.extents[-1]
-    return f"{stored} from byte {first.offset:,} to {last.offset + last.size:,}"
+    first, last = region.extents[0].offset, region.extents[-1].offset
+    places = len(region.extents)
+    if places == 1:
+        return f"{stored} at byte {first:,}"
+    return f"{stored} in {places} places, from byte {first:,} to {last:,}"
 
 
 def _foreign(manifest: Manifest) -> list[dict[str, Any]]:

@@ -33,6 +33,8 @@ FOREIGN = "foreign"
 """With a number, a region without a name of its own."""
 _STEP = 64 << 20
 """Bytes that are copied from the device at a time."""
+_BLOCK = 1 << 16
+"""Bytes that take host memory unless they are all zero."""
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -149,8 +151,10 @@ def _read(base: int, size: int) -> Bytes:
         driver.call(
             "cuMemcpyDtoH", part.ctypes.data, base + start, part.size, about="foreign memory"
         )
-        if part.any():
-            data[start : start + part.size] = part
+        for at in range(0, part.size, _BLOCK):
+            block = part[at : at + _BLOCK]
+            if block.any():
+                data[start + at : start + at + block.size] = block
     used = np.flatnonzero(data[: size // 8 * 8].view(np.uint64))
     end = int(used[-1] + 1) * 8 if used.size else 0
     tail = data[size // 8 * 8 :]

@@ -28,9 +28,7 @@ def bundle_part(bundle: Bundle) -> Markup:
     counts = summary(bundle)
     called = "kernels" if manifest.target == "cuda" else "operators"
     weights = counts["weight_bytes"] or sum(
-        region.size
-        for region in manifest.regions
-        if region.name == "weights" and region.section != -1
+        region.size for region in manifest.regions if region.name == "weights"
     )
     shown = max(
         manifest.graphs, key=lambda graph: manifest.templates[graph.template].nodes, default=None

@@ -170,9 +170,11 @@ def _check_relocations(
         for relocation in own:
             _refer(f"{where}: a relocation", relocation.region, manifest.regions)
             at = relocation.offset
+            _require(at % 8 == 0, f"{where}: a relocation at byte {at}, which is no multiple of 8")
             _require(
-                end <= at <= last and at % 8 == 0,
-                f"{where}: a relocation at byte {at} is no multiple of 8 from {end} to {last}",
+                end <= at <= last,
+                f"{where}: a relocation at byte {at} overlaps another one, or lies in part where"
+                " nothing is stored",
             )
             end = at + 8
         checked += len(own)

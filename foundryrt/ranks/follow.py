@@ -180,7 +180,7 @@ def _take_part(line: _Line, path: str, rank: int, world: int, device: int) -> No
 
     bundle = open_bundle(path)
     if bundle.manifest.target == "cuda":
-        _import_cuda()  # of a bundle at a URL only now is it known
+        _import_cuda()  # what the first bytes of a file do not tell
     line.open(hello(bundle, rank, world, device).message())
     mark("hello")
     order, _ = line.next()

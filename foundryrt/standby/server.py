@@ -208,7 +208,12 @@ class _Watch:
 
     def begin(self) -> None:
         """From here on: one may have been waiting, and ends the command here already."""
-        self._thread.start()
+        # A signal within the start would leave its locks as they must not be.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS.values())
+        try:
+            self._thread.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def pass_on(self, number: int, _: object) -> None:
         """Handles a signal: the command ends, or, if it has, this process."""
@@ -219,7 +224,8 @@ class _Watch:
         """Once it is over: what the client has sent has come, and other signals are our own."""
         with self._lock:
             pass
-        signal.sigpending()  # the system hands over what it has for this thread
+        # The system hands over what it has for this thread, and Python handles all of it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._settled = True
 
     def __exit__(self, *_: object) -> None:

@@ -66,3 +66,11 @@ def test_what_was_there_is_put_back_and_changes_are_seen(
         memory.bytes[at] ^= 1
         assert rerun._changed(image, held)
         memory.bytes[at] ^= 1
+
+
+def test_of_slabs_the_own_one_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = RegionImage("symmetric", BASE, 4 << 21, peer_stride=1 << 21)
+    memory = Memory(image.peer_stride)
+    monkeypatch.setattr(rerun.driver, "call", memory.call)
+    rerun._restore(image, packed.runs(image.initial))
+    assert not any(memory.bytes)

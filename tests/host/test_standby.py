@@ -202,6 +202,15 @@ BEFORE = """
 wire.send(client, "signal", str(number))
 print(_execute(job, lambda: time.sleep(60)))
 """
+BOTH = """
+if not os.fork():
+    time.sleep(float(sys.argv[2]))
+    for each in (number, signal.SIGINT + signal.SIGTERM - number):
+        wire.send(client, "signal", str(int(each)))
+    os._exit(0)
+time.sleep(0.3)
+print(_execute(job, lambda: time.sleep(60)) in (130, 143))
+"""
 AFTER = """
 class Why:
     def __str__(self):
@@ -251,3 +260,16 @@ def test_a_signal_of_others_ends_the_process_also_as_a_command_ends(
         capture_output=True, text=True, timeout=50,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (code, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("after", [0.0, 0.6])
+def test_two_signals_of_a_client_at_once_end_its_command_alone(
+    number: signal.Signals, after: float
+) -> None:
+    """Before the command begins, and within it."""
+    done = subprocess.run(
+        [sys.executable, "-c", JOB + BOTH, str(int(number)), str(after)],
+        capture_output=True, text=True, timeout=50,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
