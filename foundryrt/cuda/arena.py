@@ -147,7 +147,7 @@ class Arena:
         if got != base and (placing.base is not None or not movable):
             remedy = "open the bundle before other users of the GPU, or at another base"
             if not movable:
-                remedy = "the bundle was captured to stay there: whoever has them is to go first"
+                remedy = "the bundle was captured to stay there: close what uses them first"
             raise FoundryError(
                 f"the addresses {base:#x} to {base + end - start:#x} are taken in this process"
                 f" (the driver offered {got:#x}); {remedy}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from foundryc import packed
@@ -18,20 +20,19 @@ class Memory:
     def __init__(self, size: int) -> None:
         self.bytes = bytearray(b"\xaa" * size)
 
-    def call(self, name: str, *arguments: object, about: str = "") -> None:
+    def call(self, name: str, *arguments: Any, about: str = "") -> None:
         if name == "cuMemsetD8":
             address, value, size = arguments
-            self.bytes[self._at(address, size)] = bytes([value]) * size  # type: ignore[list-item,operator]
+            self.bytes[self._at(address, size)] = bytes([value]) * size
         elif name == "cuMemcpyHtoD":
             address, data, size = arguments
-            self.bytes[self._at(address, size)] = data[:size]  # type: ignore[index]
+            self.bytes[self._at(address, size)] = data[:size]
         else:
             assert name == "cuMemcpyDtoH"
             into, address, size = arguments
-            into[:] = self.bytes[self._at(address, size)]  # type: ignore[index]
+            into[:] = self.bytes[self._at(address, size)]
 
-    def _at(self, address: object, size: object) -> slice:
-        assert isinstance(address, int) and isinstance(size, int)
+    def _at(self, address: int, size: int) -> slice:
         start = address - BASE
         assert 0 <= start <= start + size <= len(self.bytes)
         return slice(start, start + size)
