@@ -66,6 +66,7 @@ def test_a_lazy_output_is_copied_when_it_is_asked_for(path, fake, large):
         return made
 
     with Session.open(path) as session:
+        session.wait()  # the graphs that are made meanwhile make calls, too
         calls(session, (), ask=True)  # the first launch makes calls of its own
         eager = calls(session, (), ask=True)
         # Small ones go to the host at once, others to the slot's own memory on the device first.
