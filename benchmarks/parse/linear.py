@@ -1,8 +1,9 @@
 """Linear, fused and expert kernels of PARSE against the memory's bandwidth and torch's products.
 
-Qwen3-14B's five matrices, and the experts of Qwen3-30B-A3B, bfloat16. Times are medians over
-replays of a CUDA graph that reads more weights than the second-level cache holds; weight bytes
-over time are given in GB/s beside the bandwidth of a copy. Rows are written as they are found.
+Qwen3-14B's five matrices, layers of three models, and the experts of Qwen3-30B-A3B, bfloat16.
+Times are medians over replays of a CUDA graph that reads more weights than the second-level cache
+holds; weight bytes over time are given in GB/s beside the bandwidth of a copy. Rows are written as
+they are found.
 """
 
 from __future__ import annotations
@@ -16,16 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.parse.measure import copy_bandwidth, median_seconds
+from benchmarks.parse.models import CONFIGS
 from benchmarks.report import RESULTS, Output, write_results
 from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.kernels.experts import experts
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
 from parse_runtime.kernels.rotate import rotate_store
+from parse_runtime.kernels.streamed import of_ranks
 from parse_runtime.kernels.swiglu import linear_swiglu
+from parse_runtime.models.config import ModelConfig
 from parse_runtime.signature.sizes import BLOCK
 
-HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, HEAD_DIM = 5120, 17408, 40, 8, 128
+HIDDEN, INTERMEDIATE = 5120, 17408
 MATRICES: dict[str, tuple[int, int, Callable[[Tensor, Tensor], Tensor]]] = {
     "qkv": (7168, HIDDEN, linear_parts),
     "o": (HIDDEN, HIDDEN, linear_parts),
@@ -34,7 +38,10 @@ MATRICES: dict[str, tuple[int, int, Callable[[Tensor, Tensor], Tensor]]] = {
     "head": (151936, HIDDEN, linear),
 }
 COUNTS = (1, 4, 16, 17, 32, 64)
-CONTEXT = 512
+LAYERS = ("qwen3-8b", "qwen3-14b", "qwen3-32b")
+ROWS = (1, 16, 32, 64)
+CONTEXT, KEYS = 512, 1024
+"""Rows of a slot that a layer's attention sees, and that it could see."""
 
 
 def normal(*shape: int, std: float = 1.0) -> Tensor:
@@ -65,41 +72,53 @@ def matrices() -> Iterator[dict[str, Any]]:
             yield row
 
 
-def layer() -> Iterator[dict[str, Any]]:
-    """A decoder layer's chain of kernels, 20 layers over two layers' weights."""
-    sizes = [MATRICES[name][:2] for name in ("qkv", "o", "gate_up", "down")]
+def layers() -> Iterator[dict[str, Any]]:
+    """A decoder layer's chain of kernels in a decode step, and that of a rank's share of it.
+
+    20 layers over two layers' weights; what ranks exchange is left out.
+    """
+    for name in LAYERS:
+        for ranks in (1, 2, 4):
+            for count in ROWS:
+                with of_ranks(ranks > 1):
+                    seconds, size = layer(CONFIGS[name], ranks, count)
+                row = {"model": name, "ranks": ranks, "rows": count, "us": seconds * 1e6}
+                yield row | {"gb_s": size / seconds / 1e9}
+
+
+def layer(config: ModelConfig, ranks: int, count: int) -> tuple[float, int]:
+    """Seconds of a layer of `count` slots, a row each, and bytes of its weights."""
+    heads, kv_heads = config.heads // ranks, max(1, config.kv_heads // ranks)
+    hidden, width, dim = config.hidden, config.intermediate // ranks, config.head_dim
+    sizes = [
+        ((heads + 2 * kv_heads) * dim, hidden), (hidden, heads * dim), (2 * width, hidden),
+        (hidden, width),
+    ]  # fmt: skip
     weights = [[normal(n, k, std=0.02) for n, k in sizes] for _ in range(2)]
-    norm, head_norm = normal(HIDDEN), normal(HEAD_DIM)
-    cache = normal(2, 1024 // BLOCK, BLOCK, KV_HEADS, HEAD_DIM)
-    tables = torch.arange(1024 // BLOCK, dtype=torch.int32, device="cuda")[None]
-    frequencies = torch.rand(HEAD_DIM // 2, device="cuda")
-    slots = torch.zeros(1, dtype=torch.int64, device="cuda")
-    for count in (1, 8, 16):
-        position = CONTEXT + torch.arange(count, device="cuda")
-        first = torch.full_like(position, CONTEXT)
-        seen = (2 << torch.arange(count, device="cuda")) - 1
-        x = normal(count, HIDDEN)
+    norm, head_norm = normal(hidden), normal(dim)
+    blocks = KEYS // BLOCK
+    cache = normal(2, count * blocks, BLOCK, kv_heads, dim)
+    tables = torch.arange(count * blocks, dtype=torch.int32, device="cuda").view(count, blocks)
+    frequencies = torch.rand(dim // 2, device="cuda")
+    slots = torch.arange(count, device="cuda")
+    position, own = torch.full_like(slots, CONTEXT), torch.ones_like(slots)
+    x = normal(count, hidden)
 
-        def run(
-            count: int = count, position: Any = position, first: Any = first, seen: Any = seen,
-            x: Any = x,
-        ) -> Tensor:  # fmt: skip
-            added, hidden = x, None
-            for i in range(20):
-                qkv, o, gate_up, down = weights[i % 2]
-                y, hidden = add_rms_norm(added, hidden, norm, 1e-6)
-                q = rotate_store(
-                    linear_parts(y, qkv), position, frequencies, cache, tables, slots, position,
-                    (head_norm, head_norm), 1e-6,
-                )  # fmt: skip
-                a = attend_step(q, cache, tables, slots, first, first, seen, 1024, count)
-                y, hidden = add_rms_norm(linear_parts(a, o), hidden, norm, 1e-6)
-                added = linear_parts(linear_swiglu(y, gate_up), down)
-            return added
+    def run() -> Tensor:
+        added, stream = x, None
+        for i in range(20):
+            qkv, o, gate_up, down = weights[i % 2]
+            y, stream = add_rms_norm(added, stream, norm, config.rms_eps)
+            q = rotate_store(
+                linear_parts(y, qkv), position, frequencies, cache, tables, slots, position,
+                (head_norm, head_norm), config.rms_eps,
+            )  # fmt: skip
+            a = attend_step(q, cache, tables, slots, position, position, own, KEYS, 1)
+            y, stream = add_rms_norm(linear_parts(a, o), stream, norm, config.rms_eps)
+            added = linear_parts(linear_swiglu(y, gate_up), down)
+        return added
 
-        seconds = replayed(run) / 20
-        size = 2 * sum(n * k for n, k in sizes)
-        yield {"rows": count, "us": seconds * 1e6, "gb_s": size / seconds / 1e9}
+    return replayed(run) / 20, 2 * sum(n * k for n, k in sizes)
 
 
 def mixtures() -> Iterator[dict[str, Any]]:
@@ -122,11 +141,11 @@ def mixtures() -> Iterator[dict[str, Any]]:
         }
 
 
-PARTS = {"matrices": matrices, "layer": layer, "experts": mixtures}
+PARTS = {"matrices": matrices, "layers": layers, "experts": mixtures}
 
 
 def run(output: Output = RESULTS / "parse_linear.json") -> None:
-    """Measure matrix products, a layer's chain of kernels, and experts."""
+    """Measure matrix products, layers' chains of kernels, and experts."""
     with torch.inference_mode():
         report: dict[str, Any] = {
             "device": torch.cuda.get_device_name(),

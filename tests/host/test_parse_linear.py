@@ -57,6 +57,23 @@ def test_programs_hold_no_more_than_their_span_has(n, k, count, gated, shares, w
         assert tiles.early or last <= 0
 
 
+@given(
+    n=st.integers(1, 1000), k=st.integers(1, 200), gated=st.booleans(), ranks=st.booleans(),
+    dtype=st.sampled_from([torch.float8_e4m3fn, torch.bfloat16, torch.float32]),
+)  # fmt: skip
+def test_a_rows_sums_are_cut_alike_whatever_the_number_of_rows(n, k, gated, ranks, dtype):
+    pytest.importorskip("triton")
+    from parse_runtime.kernels.cuda.tiles import choose
+
+    weight = torch.empty(64 * n, 16 * k, dtype=dtype, device="meta")
+    rows = torch.float32 if dtype == torch.float32 else torch.bfloat16
+    with of_ranks(ranks):
+        ways = [choose(weight, rows, count, gated) for count in (1, 16, 17, 32, 33, 64)]
+    assert len({(way.spans, way.apart) for way in ways}) == 1
+    if ways[0].spans > 1 or ways[0].apart or dtype == torch.float8_e4m3fn:
+        assert len({way.depth for way in ways}) == 1
+
+
 def test_shares_are_sent_where_programs_suffice() -> None:
     """Those of large matrices: of small ones K is split among programs, which a sum needs whole."""
     pytest.importorskip("triton")

@@ -94,7 +94,7 @@ def holding(weight: Weight, gated: bool = False) -> Holding | None:
 
 
 def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) -> Tiles:
-    """Tiles of a matrix [N, K], for `count` rows of `dtype` (benchmarks/results/parse_linear.json).
+    """Tiles of a matrix [N, K], for `count` rows of `dtype` (benchmarks/results/parse_tiles.json).
 
     A tile is no larger than a block of scales, and divides it.
     """
@@ -123,11 +123,11 @@ def _streamed(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Ti
     if blocks <= PROCESSORS and (once == most or blocks * once >= 0.8 * PROCESSORS):
         # One program a multiprocessor, with all of its shared memory for what is on its way.
         return Tiles(COLUMNS, depth, once, 6)
-    if blocks <= 2 * PROCESSORS:
-        spans = min(limit, 4, max(1, k // 256))
-        return Tiles(COLUMNS, min(depth, 64), spans, 4 if spans > 1 else 6)
-    if blocks <= 1.05 * RESIDENT or (count > 16 and weight.dtype.itemsize != 1):
-        # Of few more than are resident with deep tiles the last would run alone.
+    if blocks <= 2 * PROCESSORS or RESIDENT < blocks <= 4 * PROCESSORS:
+        # Two a multiprocessor. Of three, few would be left for a second turn, and run alone.
+        spans = 1 if blocks > 2 * PROCESSORS else min(most, max(2, 2 * PROCESSORS // blocks))
+        return fitting(Tiles(COLUMNS, depth, spans, 5), count, dtype, programs=2)
+    if count > 32 and weight.dtype.itemsize != 1:
         return Tiles(COLUMNS, min(depth, 64), 1, 4)
     return Tiles(COLUMNS, depth, 1, 3)
 
@@ -135,9 +135,7 @@ def _streamed(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Ti
 def _with_early(tiles: Tiles, blocks: int, k: int) -> Tiles:
     """Tiles of which a program holds the first ones; every span must have as many."""
     early, registers = EARLY, REGISTERS
-    if tiles.spans == 1 and PROCESSORS < blocks <= 2 * PROCESSORS and k % BLOCK == 0:
-        # Most multiprocessors have one program, which reads for two.
-        tiles = Tiles(COLUMNS, BLOCK, 1, 5)
+    if PROCESSORS < blocks * tiles.spans <= 2 * PROCESSORS:
         early, registers = MORE_EARLY, MORE_REGISTERS
     count = k // tiles.depth
     last = count - triton.cdiv(count, tiles.spans) * (tiles.spans - 1)
@@ -145,10 +143,10 @@ def _with_early(tiles: Tiles, blocks: int, k: int) -> Tiles:
     return replace(tiles, early=early, registers=registers if early else None)
 
 
-def fitting(tiles: Tiles, count: int, dtype: torch.dtype) -> Tiles:
-    """With as many stages as shared memory has room for."""
+def fitting(tiles: Tiles, count: int, dtype: torch.dtype, programs: int = 1) -> Tiles:
+    """With as many stages as shared memory has room for, of so many programs."""
     stage = (tiles.columns + tile_rows(count)) * tiles.depth * dtype.itemsize
-    stages = max(1, min(tiles.stages, shared_memory() // stage))
+    stages = max(1, min(tiles.stages, shared_memory() // (programs * stage)))
     return replace(tiles, stages=stages)
 
 
