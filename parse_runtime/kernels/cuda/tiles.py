@@ -94,7 +94,7 @@ def holding(weight: Weight, gated: bool = False) -> Holding | None:
 
 
 def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) -> Tiles:
-    """Tiles of a matrix [N, K], for `count` rows of `dtype` (benchmarks/results/parse_tiles.json).
+    """Tiles of a matrix [N, K], for `count` rows of `dtype` (benchmarks/results/parse_layers.json).
 
     A tile is no larger than a block of scales, and divides it.
     """
