@@ -24,7 +24,6 @@ def attach(path: Path, files: Mapping[str, bytes]) -> bool:
     The new file is checked whole before it takes the old one's place. A BundleError for a damaged
     bundle, SectionMalformed for a name that does not fit.
     """
-    path = path.resolve()  # a link stays a link
     with Bundle.open(path) as bundle:
         kept = signature.payload(bundle.sections)
         try:

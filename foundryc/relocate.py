@@ -12,6 +12,7 @@ from foundryc.capture import Capture
 from foundryc.compare import compare, growths, unclear
 from foundryc.compare.alike import differences
 from foundryc.elsewhere import Elsewhere
+from foundryrt.atomic import place
 from foundryrt.errors import FoundryError
 
 if TYPE_CHECKING:
@@ -61,4 +62,4 @@ def write_proved(
         doubts.sort(key=lambda doubt: not doubt.startswith(f"{node.title}: "))
         noise = f"; taken for noise was, of {len(doubts)}: {doubts[0]}" if doubts else ""
         raise FoundryError(f"{error}; {node.text}{noise}; {REMEDY}, and report this") from None
-    os.replace(unproved, path)
+    os.replace(unproved, place(path))

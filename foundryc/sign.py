@@ -32,7 +32,6 @@ def sign(path: Path, key_file: Path) -> str:
     """
     key = _read_private_key(key_file)
     public = key.public_key().public_bytes_raw()
-    path = path.resolve()  # a link stays a link
     with Bundle.open(path) as bundle:
         # A signature that does not belong here would make everyone who trusts its key refuse.
         kept = [

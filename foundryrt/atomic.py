@@ -20,17 +20,17 @@ _AGE = 3600.0
 class AtomicFile:
     """Write to `file`, then `commit`. Left without a commit, nothing remains.
 
-    What killed writers of the same file left is removed. The OSErrors of opening and committing
-    are the caller's to explain.
+    A link stays a link, to the new file. What killed writers of the same file left is removed. The
+    OSErrors of opening and committing are the caller's to explain.
     """
 
     def __init__(self, path: Path) -> None:
         if path.exists() and not path.is_file():
             # A device would be replaced by a file.
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-        self.path = path
-        remove_remains(path)
-        self.temporary = temporary_name(path)
+        self.path, self._place = path, place(path)
+        remove_remains(self._place)
+        self.temporary = temporary_name(self._place)
         try:
             self.file = open(self.temporary, "xb")  # noqa: SIM115 (closed by __exit__)
         except OSError as error:
@@ -63,12 +63,17 @@ class AtomicFile:
         """Rename the file to its path, for good."""
         self.sync()
         self.file.close()
-        os.replace(self.temporary, self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
+        os.replace(self.temporary, self._place)
+        folder = os.open(self._place.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def place(path: Path) -> Path:
+    """Where a file of that name is or will be: where it leads, if it is a link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def temporary_name(path: Path) -> Path:

@@ -16,6 +16,7 @@ from foundryc.cache.flight import obtain
 from foundryc.cache.key import key_of
 from foundryc.cache.request import Request
 from foundryc.cache.stores import open_store
+from foundryrt.atomic import place
 from foundryrt.console import note
 from foundryrt.errors import FoundryError, install
 from foundryrt.parallel import available_threads
@@ -55,7 +56,9 @@ def capture_now(request: Request, path: Path) -> None:
         update = closing.enter_context(progress_bar(0, "capturing:"))
         elsewhere = None
         if request.relocate and store() is None:
-            folder = closing.enter_context(TemporaryDirectory(prefix=".capture-", dir=path.parent))
+            folder = closing.enter_context(
+                TemporaryDirectory(prefix=".capture-", dir=place(path).parent)
+            )
             command = (*_COMMAND, "-o", str(path), *request.command)
             elsewhere = closing.enter_context(Elsewhere(command, Path(folder), note))
             update(0, "in another process, to compare")

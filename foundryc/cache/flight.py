@@ -12,7 +12,7 @@ from pathlib import Path
 
 from foundryc.cache.errors import NotWritable, Poisoned, Unreachable
 from foundryc.cache.stores.base import Store
-from foundryrt.atomic import hold, remove_remains, temporary_name
+from foundryrt.atomic import hold, place, remove_remains, temporary_name
 from foundryrt.errors import FoundryError, Unreadable
 
 Say = Callable[[str], None]
@@ -26,7 +26,7 @@ def obtain(store: Store, key: str, output: Path, build: Callable[[Path], None], 
     store that fails is reported and done without: a cache must not be what stops a build. `say`
     gets a line for each thing that a person wants to know of.
     """
-    reported: set[str] = set()
+    output, reported = place(output), set[str]()
 
     def report(error: Exception) -> None:
         if str(error) not in reported:

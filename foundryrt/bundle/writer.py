@@ -11,7 +11,7 @@ from types import TracebackType
 import msgspec
 import zstandard
 
-from foundryrt.atomic import AtomicFile
+from foundryrt.atomic import AtomicFile, place
 from foundryrt.bundle.layout import (
     HEADER_BYTES,
     Codec,
@@ -40,14 +40,15 @@ def check_output(path: Path) -> None:
 
 
 def _check_output(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: the folder {path.parent} does not exist")
+    folder = place(path).parent
+    if not folder.is_dir():
+        raise UsageError(f"{path}: the folder {folder} does not exist")
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; name a file such as model.fdy")
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: is not a regular file; name one such as model.fdy")
-    if not os.access(path.parent, os.W_OK):
-        raise FoundryError(f"{path}: the folder {path.parent} cannot be written to")
+    if not os.access(folder, os.W_OK):
+        raise FoundryError(f"{path}: the folder {folder} cannot be written to")
 
 
 class BundleWriter:

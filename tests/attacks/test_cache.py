@@ -68,6 +68,17 @@ def test_hit(store: LocalStore, tmp_path: Path) -> None:
     assert (tmp_path / "out.fdy").read_bytes() == entry.read_bytes()
 
 
+def test_a_link_at_the_output_stays_a_link(store: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link, behind = tmp_path / "out.fdy", tmp_path / "disk" / "b.fdy"
+    link.symlink_to(behind)
+    for outcome in ("captured", "hit"):
+        assert obtain(store, KEY, link, lambda p: void(sealed(p)), print) == outcome
+        assert link.is_symlink() and behind.is_file()
+        behind.unlink()
+    assert not [*behind.parent.iterdir()]
+
+
 @pytest.mark.parametrize("at", [70, 5000, 9000, -1000, -3])
 def test_poisoned_entry_is_refused_reported_and_replaced(
     store: LocalStore, tmp_path: Path, at: int

@@ -286,6 +286,40 @@ for code in (0, 3, "a text"):
 
 
 @pytest.mark.parametrize(
+    ("end", "status", "said"),
+    [
+        ("os._exit(0)", 0, ""),
+        ("if os.fork() == 0: os._exit(5)\nprint(os.wait()[1] >> 8)\nos._exit(0)", 0, "5"),
+        ("os._exit(4)", 1, "demo.py: exited with 4; no bundle is written"),
+        (
+            "import threading\nt = threading.Thread(target=os._exit, args=(0,))\n"
+            "t.start()\nt.join()",
+            1,
+            "demo.py: a thread called os._exit(0); no bundle is written",
+        ),
+    ],
+)
+def test_a_script_that_ends_at_once_is_captured_or_said_to_have_ended(
+    tmp_path: Path, end: str, status: int, said: str
+) -> None:
+    (tmp_path / "demo.py").write_text(RECORDS + "\n" + end)
+    done = foundryc_capture(tmp_path, "demo.py", "-o", "demo.fdy")
+    assert done.returncode == status and said in done.stderr
+    assert (tmp_path / "demo.fdy").exists() == (status == 0)
+
+
+def test_a_link_that_a_bundle_is_written_to_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "demo.py").write_text(RECORDS)
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "demo.fdy"
+    link.symlink_to("disk/demo.fdy")
+    done = foundryc_capture(tmp_path, "demo.py", "-o", "demo.fdy")
+    assert done.returncode == 0, done.stderr
+    assert link.is_symlink()
+    Bundle.open(tmp_path / "disk" / "demo.fdy").close()
+
+
+@pytest.mark.parametrize(
     "failure", ["import asyncio; raise asyncio.CancelledError", "raise GeneratorExit", "1 / 0"]
 )
 def test_whatever_a_script_raises_is_shown_without_frames_of_the_command(

@@ -57,6 +57,28 @@ def test_sections_round_trip(tmp_path_factory: pytest.TempPathFactory, contents:
         assert all(section.offset % 4096 == 0 for section in bundle.sections)
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_link_stays_a_link_and_the_bundle_is_where_it_leads(tmp_path: Path, there: bool) -> None:
+    link, disk = tmp_path / "a.fdy", tmp_path / "disk"
+    disk.mkdir()
+    link.symlink_to(disk / "b.fdy")
+    if there:
+        link.write_bytes(b"old")
+    with BundleWriter(link) as writer:
+        writer.finish(manifest())
+    assert link.is_symlink()
+    Bundle.open(disk / "b.fdy").close()
+    assert {*tmp_path.iterdir(), *disk.iterdir()} == {disk, link, disk / "b.fdy"}
+
+
+def test_a_link_into_no_folder_is_refused_by_the_folder(tmp_path: Path) -> None:
+    link = tmp_path / "a.fdy"
+    link.symlink_to(tmp_path / "gone" / "b.fdy")
+    with pytest.raises(UsageError, match="gone does not exist"):
+        BundleWriter(link)
+    assert link.is_symlink()
+
+
 def test_names_are_as_long_as_cplusplus_makes_them(tmp_path: Path) -> None:
     """CUTLASS' mangled names have thousands of letters, and nothing bounds them."""
     path, name = tmp_path / "a.fdy", "_ZN7cutlass" * 4000
