@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -285,38 +286,26 @@ for code in (0, 3, "a text"):
     assert codes == ["0", "3", "1"]
 
 
-@pytest.mark.parametrize(
-    ("end", "status", "said"),
-    [
-        ("os._exit(0)", 0, ""),
-        ("if os.fork() == 0: os._exit(5)\nprint(os.wait()[1] >> 8)\nos._exit(0)", 0, "5"),
-        ("os._exit(4)", 1, "demo.py: exited with 4; no bundle is written"),
-        (
-            "import threading\nt = threading.Thread(target=os._exit, args=(0,))\n"
-            "t.start()\nt.join()",
-            1,
-            "demo.py: a thread called os._exit(0); no bundle is written",
-        ),
-    ],
-)
-def test_a_script_that_ends_at_once_is_captured_or_said_to_have_ended(
-    tmp_path: Path, end: str, status: int, said: str
-) -> None:
-    (tmp_path / "demo.py").write_text(RECORDS + "\n" + end)
-    done = foundryc_capture(tmp_path, "demo.py", "-o", "demo.fdy")
-    assert done.returncode == status and said in done.stderr
-    assert (tmp_path / "demo.fdy").exists() == (status == 0)
-
-
-def test_a_link_that_a_bundle_is_written_to_stays_a_link(tmp_path: Path) -> None:
-    (tmp_path / "demo.py").write_text(RECORDS)
-    (tmp_path / "disk").mkdir()
+def test_os_exit_ends_the_script_as_sys_exit_does(tmp_path: Path) -> None:
+    end = os._exit
     link = tmp_path / "demo.fdy"
+    (tmp_path / "disk").mkdir()
     link.symlink_to("disk/demo.fdy")
+    capture(tmp_path, RECORDS + "if os.fork() == 0: os._exit(5)\nos._exit(os.wait()[1] >> 8 != 5)")
+    assert link.is_symlink()  # as whoever made it wants
+    with Session.open(tmp_path / "disk" / "demo.fdy") as session:
+        assert [name for name, _ in session.graphs] == ["g"]
+    with pytest.raises(FoundryError, match=r"demo.py: exited with 4; no bundle is written"):
+        capture(tmp_path, RECORDS + "os._exit(4)")
+    assert os._exit is end
+
+
+def test_a_thread_that_calls_os_exit_ends_the_command_with_an_error(tmp_path: Path) -> None:
+    threads = "import threading\nthreading.Thread(target=os._exit, args=(0,)).start()\n"
+    (tmp_path / "demo.py").write_text(RECORDS + threads + "threading.Event().wait()")
     done = foundryc_capture(tmp_path, "demo.py", "-o", "demo.fdy")
-    assert done.returncode == 0, done.stderr
-    assert link.is_symlink()
-    Bundle.open(tmp_path / "disk" / "demo.fdy").close()
+    assert done.returncode == 1 and "a thread called os._exit(0); no bundle" in done.stderr
+    assert not (tmp_path / "demo.fdy").exists()
 
 
 @pytest.mark.parametrize(
