@@ -186,6 +186,7 @@ def write_report(
         first = bundles[0]  # whose name may have other dots: qwen3-0.6b
         path = output or first.with_name(first.name.removesuffix(".fdy") + ".html")
         refuse_input("the page", path, bundles)
+        check_output(path, "model.html")
         with AtomicFile(path) as out:
             out.file.write(bundle_page(opened).encode())
             out.commit()

@@ -7,7 +7,6 @@ import ctypes
 import importlib.util
 import os
 import sys
-import threading
 import traceback
 import types
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +21,7 @@ from dataclasses import dataclass
 from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from foundryc import marks
 from foundryrt.console import note
@@ -120,7 +119,7 @@ class Script:
                 # What its graphs call, such as a compiled kernel's module, is needed until the
                 # bundle is written.
                 self._main = module
-                with _parent_only(), _located(code.co_filename), _script_only(self._label):
+                with _parent_only(), _located(code.co_filename):
                     exec(code, module.__dict__)
         except (FoundryError, KeyboardInterrupt):
             raise
@@ -169,29 +168,6 @@ def _parent_only() -> Iterator[None]:
         raise
     if os.getpid() != own:
         _end_child(SystemExit())
-
-
-@contextmanager
-def _script_only(label: str) -> Iterator[None]:
-    """Have `os._exit` end the script, as `sys.exit` does: its bundle is still to be written.
-
-    Called by another thread it ends the command, with an error.
-    """
-    end, process, thread = os._exit, os.getpid(), threading.get_ident()
-
-    def exits(status: int) -> NoReturn:
-        if os.getpid() == process:
-            if threading.get_ident() == thread:
-                raise SystemExit(status)
-            note(f"error: {label}: a thread called os._exit({status}); no bundle is written")
-            status = 1
-        end(status)
-
-    os._exit = exits
-    try:
-        yield
-    finally:
-        os._exit = end
 
 
 def _end_child(error: BaseException) -> None:

@@ -13,6 +13,10 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from foundryrt.errors import UsageError
+
+_LINKS = 40
+"""That are followed, as by the system."""
 _AGE = 3600.0
 """Seconds after which a temporary file that no process holds is what a killed one left."""
 
@@ -72,8 +76,22 @@ class AtomicFile:
 
 
 def place(path: Path) -> Path:
-    """Where a file of that name is or will be: where it leads, if it is a link."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    """Where a file of that name is or will be: where it leads, if it is a link.
+
+    UsageError for a link to what a process has open, such as /dev/stdout; OSError for one that
+    leads to a folder, or nowhere.
+    """
+    found = path
+    for _ in range(_LINKS):
+        if not found.is_symlink():
+            return found
+        if Path(os.path.realpath(found.parent)).is_relative_to("/proc"):
+            raise UsageError(f"{path}: is what a process has open; name a file")
+        target = os.readlink(found)
+        if os.path.basename(target) in ("", ".", ".."):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        found = found.parent / target
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
 
 
 def temporary_name(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
+from typing import NoReturn
 
 from foundryc.cache.entry import seal
 from foundryc.cache.flight import obtain
@@ -24,6 +26,9 @@ from foundryrt.progress import progress_bar
 
 _COMMAND = (sys.executable, "-c", "from foundryc.cli import main; main()", "capture")
 Capture = Callable[[Request, Path], None]
+_EXIT = os._exit
+_capturing: set[int] = set()
+"""Processes in which a bundle is being made; one that is forked is none of them."""
 _MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
 _WANTED = re.compile(r"[Tt]ried to allocate ([\d.]+ \w+)")
 
@@ -53,6 +58,7 @@ def capture_now(request: Request, path: Path) -> None:
     settings = dataclasses.asdict(request.settings)
     with ExitStack() as closing:
         closing.enter_context(_enough_memory())
+        closing.enter_context(_no_exit())
         update = closing.enter_context(progress_bar(0, "capturing:"))
         elsewhere = None
         if request.relocate and store() is None:
@@ -77,6 +83,27 @@ def capture_now(request: Request, path: Path) -> None:
         update(0, "loading")
         request.module.record(recorder, request.settings)
         recorder.save(path, embed_weights=request.embed_weights)
+
+
+def _exit(status: int) -> NoReturn:
+    """`os._exit` where a bundle is being made: with status 0 it would seem to be there."""
+    if os.getpid() in _capturing:
+        note(f"error: os._exit({status}) was called, and no bundle is written; use sys.exit")
+        status = 1
+    _EXIT(status)
+
+
+@contextmanager
+def _no_exit() -> Iterator[None]:
+    """Have `os._exit` be an error in this process, whichever thread calls it."""
+    process = os.getpid()
+    _capturing.add(process)
+    os._exit = _exit
+    try:
+        yield
+    finally:
+        os._exit = _EXIT
+        _capturing.discard(process)
 
 
 def _torch() -> ModuleType:

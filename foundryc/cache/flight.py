@@ -26,7 +26,7 @@ def obtain(store: Store, key: str, output: Path, build: Callable[[Path], None], 
     store that fails is reported and done without: a cache must not be what stops a build. `say`
     gets a line for each thing that a person wants to know of.
     """
-    output, reported = place(output), set[str]()
+    reported: set[str] = set()
 
     def report(error: Exception) -> None:
         if str(error) not in reported:
@@ -64,7 +64,7 @@ def _fetch(store: Store, key: str, output: Path, report: Callable[[Exception], N
     with temporary(output) as path:
         try:
             if store.fetch(key, path):
-                os.replace(path, output)
+                _put(path, output)
                 return True
         except Poisoned as error:
             report(error)
@@ -92,8 +92,22 @@ def _make(
                 store.put(key, path)
             except (Unreachable, NotWritable) as error:
                 report(error)
-        os.replace(path, output)
+        _put(path, output)
     return "captured"
+
+
+def _put(path: Path, output: Path) -> None:
+    with _named(output):
+        os.replace(path, place(output))
+
+
+@contextmanager
+def _named(output: Path) -> Iterator[None]:
+    """Have what the disk refuses be an error of the name that somebody gave."""
+    try:
+        yield
+    except OSError as error:
+        raise FoundryError(f"{output}: cannot be written: {error.strerror}") from error
 
 
 @contextmanager
@@ -102,10 +116,12 @@ def temporary(output: Path) -> Iterator[Path]:
 
     It lies in a folder that is locked while its process lives; what the dead left goes.
     """
-    remove_remains(output)
-    folder = temporary_name(output)
-    folder.mkdir()
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    with _named(output):
+        target = place(output)
+        remove_remains(target)
+        folder = temporary_name(target)
+        folder.mkdir()
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         hold(lock)
         yield folder / output.name

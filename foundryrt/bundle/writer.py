@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import msgspec
 import zstandard
 
-from foundryrt.atomic import AtomicFile, place
+from foundryrt.atomic import AtomicFile, place, temporary_name
 from foundryrt.bundle.layout import (
     HEADER_BYTES,
     Codec,
@@ -31,24 +32,27 @@ Buffer = bytes | bytearray | memoryview
 _LEVEL = 3
 
 
-def check_output(path: Path) -> None:
-    """UsageError or FoundryError where no bundle can be put at `path`."""
+def check_output(path: Path, example: str = "model.fdy") -> None:
+    """UsageError or FoundryError where no file, such as `example`, can be put at `path`."""
     try:
-        _check_output(path)
+        _check_output(path, example)
     except OSError as error:  # such as a name that is too long
         raise FoundryError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _check_output(path: Path) -> None:
-    folder = place(path).parent
+def _check_output(path: Path, example: str) -> None:
+    target = place(path)
+    folder = target.parent
     if not folder.is_dir():
         raise UsageError(f"{path}: the folder {folder} does not exist")
-    if path.is_dir():
-        raise UsageError(f"{path}: is a folder; name a file such as model.fdy")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path}: is not a regular file; name one such as model.fdy")
+    if target.is_dir():
+        raise UsageError(f"{path}: is a folder; name a file such as {example}")
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{path}: is not a regular file; name one such as {example}")
     if not os.access(folder, os.W_OK):
         raise FoundryError(f"{path}: the folder {folder} cannot be written to")
+    with suppress(FileNotFoundError):
+        temporary_name(target).lstat()
 
 
 class BundleWriter:

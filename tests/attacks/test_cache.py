@@ -68,6 +68,16 @@ def test_hit(store: LocalStore, tmp_path: Path) -> None:
     assert (tmp_path / "out.fdy").read_bytes() == entry.read_bytes()
 
 
+def test_what_the_disk_refuses_is_an_error_of_the_name_that_was_given(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    filled(store)
+    link = tmp_path / "out.fdy"
+    link.symlink_to("n" * 240)
+    with pytest.raises(FoundryError, match=r"/out.fdy: cannot be written: File name too long"):
+        obtain(store, KEY, link, never, print)
+
+
 def test_a_link_at_the_output_stays_a_link(store: LocalStore, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     link, behind = tmp_path / "out.fdy", tmp_path / "disk" / "b.fdy"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -286,26 +285,28 @@ for code in (0, 3, "a text"):
     assert codes == ["0", "3", "1"]
 
 
-def test_os_exit_ends_the_script_as_sys_exit_does(tmp_path: Path) -> None:
-    end = os._exit
+@pytest.mark.parametrize("how", ["os._exit(0)", "Thread(target=os._exit, args=(0,)).start()"])
+def test_an_exit_that_leaves_no_time_for_a_bundle_is_an_error(tmp_path: Path, how: str) -> None:
+    text = "from multiprocessing import get_context\nfrom threading import Event, Thread\n"
+    text += "if (child := os.fork()) == 0: os._exit(3)\nprint(os.waitpid(child, 0)[1] >> 8)\n"
+    text += "other = get_context('spawn').Process(target=os._exit, args=(7,))\nother.start()\n"
+    text += f"other.join()\nprint(other.exitcode)\n{how}\nEvent().wait()"
+    (tmp_path / "demo.py").write_text(
+        RECORDS + "if __name__ == '__main__':\n    " + text.replace("\n", "\n    ")
+    )
+    done = foundryc_capture(tmp_path, "demo.py", "-o", "demo.fdy")
+    assert done.returncode == 1 and "3\n7\n" in done.stderr
+    assert "os._exit(0) was called, and no bundle is written" in done.stderr
+    assert not (tmp_path / "demo.fdy").exists()
+
+
+def test_a_link_that_a_bundle_is_written_to_stays_a_link(tmp_path: Path) -> None:
     link = tmp_path / "demo.fdy"
     (tmp_path / "disk").mkdir()
     link.symlink_to("disk/demo.fdy")
-    capture(tmp_path, RECORDS + "if os.fork() == 0: os._exit(5)\nos._exit(os.wait()[1] >> 8 != 5)")
-    assert link.is_symlink()  # as whoever made it wants
-    with Session.open(tmp_path / "disk" / "demo.fdy") as session:
-        assert [name for name, _ in session.graphs] == ["g"]
-    with pytest.raises(FoundryError, match=r"demo.py: exited with 4; no bundle is written"):
-        capture(tmp_path, RECORDS + "os._exit(4)")
-    assert os._exit is end
-
-
-def test_a_thread_that_calls_os_exit_ends_the_command_with_an_error(tmp_path: Path) -> None:
-    threads = "import threading\nthreading.Thread(target=os._exit, args=(0,)).start()\n"
-    (tmp_path / "demo.py").write_text(RECORDS + threads + "threading.Event().wait()")
-    done = foundryc_capture(tmp_path, "demo.py", "-o", "demo.fdy")
-    assert done.returncode == 1 and "a thread called os._exit(0); no bundle" in done.stderr
-    assert not (tmp_path / "demo.fdy").exists()
+    capture(tmp_path, RECORDS)
+    assert link.is_symlink()
+    Bundle.open(tmp_path / "disk" / "demo.fdy").close()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from foundryrt.bundle.schema import (
     Tensor,
     Workload,
 )
-from foundryrt.bundle.writer import BundleWriter
+from foundryrt.bundle.writer import BundleWriter, check_output
 from foundryrt.errors import FoundryError, UsageError
 
 
@@ -69,6 +69,32 @@ def test_a_link_stays_a_link_and_the_bundle_is_where_it_leads(tmp_path: Path, th
     assert link.is_symlink()
     Bundle.open(disk / "b.fdy").close()
     assert {*tmp_path.iterdir(), *disk.iterdir()} == {disk, link, disk / "b.fdy"}
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "message"),
+    [
+        ("a.fdy", FoundryError, "a.fdy: cannot be written: Too many levels of symbolic links"),
+        ("gone/../b.fdy", UsageError, "does not exist"),
+        ("gone/", FoundryError, "a.fdy: cannot be written: Is a directory"),
+        ("disk/..", FoundryError, "a.fdy: cannot be written: Is a directory"),
+        ("disk", UsageError, "a.fdy: is a folder; name a file such as"),
+        ("/dev/null", UsageError, "a.fdy: is not a regular file"),
+        ("/dev/stdout", UsageError, "a.fdy: is what a process has open; name a file"),
+        ("/dev/fd/1", UsageError, "a.fdy: is what a process has open; name a file"),
+        ("n" * 240, FoundryError, "a.fdy: cannot be written: File name too long"),
+    ],
+)
+def test_a_link_that_leads_to_no_file_is_refused_at_once(
+    tmp_path: Path, target: str, error: type[FoundryError], message: str
+) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "a.fdy"
+    link.symlink_to(target)
+    with pytest.raises(error, match=message):
+        check_output(link)
+    assert os.readlink(link) == target
+    assert {path.name for path in tmp_path.rglob("*")} == {"disk", "a.fdy"}
 
 
 def test_a_link_into_no_folder_is_refused_by_the_folder(tmp_path: Path) -> None:
@@ -193,7 +219,7 @@ sys.path.insert(0, sys.argv[1])
 from tests.unit.test_bundle_writer import manifest
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import SectionKind
-from foundryrt.bundle.writer import BundleWriter
+from foundryrt.bundle.writer import BundleWriter, check_output
 
 def write_without_end(path, written):
     number = 0

@@ -92,5 +92,5 @@ def test_the_command(tmp_path: Path, name: str, page: str) -> None:
     broken = subprocess.run(
         [*main, bundle, "-o", tmp_path / "no" / "x.html"], capture_output=True, text=True
     )
-    assert broken.returncode == 1 and broken.stderr.startswith("error: ")
-    assert broken.stdout == ""
+    assert broken.returncode == 2 and broken.stdout == ""
+    assert broken.stderr.endswith(f"the folder {tmp_path / 'no'} does not exist\n")

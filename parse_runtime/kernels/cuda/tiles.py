@@ -26,7 +26,7 @@ RESIDENT = 3 * PROCESSORS
 EARLY, REGISTERS = 384, 168
 """Columns of a weight that a program holds before it waits, and a thread's registers then,"""
 MORE_EARLY, MORE_REGISTERS = 640, 255
-"""and where a multiprocessor has two programs at most."""
+"""and where some multiprocessors have two programs, and none has three."""
 HELD_DEPTH, HELD_TILES = 128, 4
 """K of a held tile, and such tiles that the registers of a program hold. Of gates and values, twice
 as many of half the columns."""
@@ -104,7 +104,8 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) 
     tiles = _streamed(weight, dtype, count, gated)
     if not shared() and holding(weight, gated) is not None:
         tiles = replace(tiles, apart=True)
-    few = count <= 16 and blocks * tiles.spans <= RESIDENT
+    room = 2 * PROCESSORS if blocks <= 2 * PROCESSORS else RESIDENT
+    few = count <= 16 and blocks * tiles.spans <= room
     if few and shared() and dtype.itemsize == 2 and not scaled and k % tiles.depth == 0:
         tiles = _with_early(tiles, blocks, k)
     return fitting(tiles, count, dtype)
@@ -122,14 +123,23 @@ def _streamed(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Ti
     once = min(max(1, PROCESSORS // blocks), most)
     if blocks <= PROCESSORS and (once == most or blocks * once >= 0.8 * PROCESSORS):
         # One program a multiprocessor, with all of its shared memory for what is on its way.
-        return Tiles(COLUMNS, depth, once, 6)
+        return Tiles(COLUMNS, depth, _filled(once, k, depth), 6)
     if blocks <= 2 * PROCESSORS or RESIDENT < blocks <= 4 * PROCESSORS:
         # Two a multiprocessor. Of three, few would be left for a second turn, and run alone.
+        if k % depth and k % 64 == 0:
+            depth = min(depth, 64)
         spans = 1 if blocks > 2 * PROCESSORS else min(most, max(2, 2 * PROCESSORS // blocks))
-        return fitting(Tiles(COLUMNS, depth, spans, 5), count, dtype, programs=2)
+        tiles = Tiles(COLUMNS, depth, _filled(spans, k, depth), 5 * BLOCK // max(depth, 64))
+        return fitting(tiles, count, dtype, programs=2)
     if count > 32 and weight.dtype.itemsize != 1:
         return Tiles(COLUMNS, min(depth, 64), 1, 4)
     return Tiles(COLUMNS, depth, 1, 3)
+
+
+def _filled(spans: int, k: int, depth: int) -> int:
+    """So many spans of K, or fewer, of which none is without tiles."""
+    tiles = triton.cdiv(k, depth)
+    return triton.cdiv(tiles, triton.cdiv(tiles, spans))
 
 
 def _with_early(tiles: Tiles, blocks: int, k: int) -> Tiles:
