@@ -138,8 +138,8 @@ def _streamed(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Ti
 
 def _filled(spans: int, k: int, depth: int) -> int:
     """So many spans of K, or fewer, of which none is without tiles."""
-    tiles = triton.cdiv(k, depth)
-    return triton.cdiv(tiles, triton.cdiv(tiles, spans))
+    tiles = -(-k // depth)
+    return -(-tiles // -(-tiles // spans))
 
 
 def _with_early(tiles: Tiles, blocks: int, k: int) -> Tiles:
