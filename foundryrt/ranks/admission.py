@@ -38,8 +38,8 @@ def meet(
     try:
         with progress_bar(own.world - 1, "waiting for ranks") as update:
             while missing := [rank for rank in range(1, own.world) if rank not in members]:
-                for rank in range(1, own.world):
-                    refuse_ended(rank)
+                # Asked before the sockets are, which then have its last words.
+                gone = _ended(own.world, refuse_ended)
                 left = end - time.monotonic()
                 if left <= 0:
                     names = ", ".join(map(str, missing))
@@ -49,7 +49,9 @@ def meet(
                         " seconds"
                     )
                 known = [member.connection for member in members.values()]
-                ready = _ready([listener, *unknown, *known], min(left, 0.1))
+                ready = _ready([listener, *unknown, *known], 0 if gone else min(left, 0.1))
+                if gone and not ready:
+                    raise gone
                 for member in [each for each in members.values() if each.connection in ready]:
                     _hear(member, refuse_ended)
                 # It may take long until a rank has opened its bundle, and says who it is.
@@ -65,6 +67,15 @@ def meet(
     hellos = {0: own, **{rank: member.hello for rank, member in members.items()}}
     for hello in hellos.values():
         _check_gpus(hello, hellos)
+
+
+def _ended(world: int, refuse_ended: Callable[[int], object]) -> FoundryError | None:
+    try:
+        for rank in range(1, world):
+            refuse_ended(rank)
+    except FoundryError as error:
+        return error
+    return None
 
 
 def _ready(sockets: Sequence[socket.socket], seconds: float) -> list[socket.socket]:

@@ -64,6 +64,43 @@ def test_all_ranks_are_told_and_heard(met) -> None:
     os.close(ours), os.close(theirs)
 
 
+class Ended:
+    """A process that has ended."""
+
+    pid = 1001
+
+    def poll(self) -> int:
+        return 1
+
+    def kill(self) -> None:
+        pass
+
+    def wait(self, timeout: float | None = None) -> int:
+        return 1
+
+
+def test_what_a_rank_said_before_it_ended_is_heard(met) -> None:
+    followers, name = met
+    followers._processes[1] = Ended()
+    other = said(name, of(2))
+    line = connect(name, 5)
+    send(line, {"failed": "none.fdy: no such file", "rank": 1})
+    line.close()
+    with pytest.raises(FoundryError, match=r"rank 1 cannot take part: none\.fdy: no such file"):
+        followers.meet(OWN)
+    other.close()
+
+
+def test_a_rank_that_ended_and_said_nothing_is_named(met) -> None:
+    followers, name = met
+    followers._processes[1] = Ended()
+    with (
+        said(name, of(2)),
+        pytest.raises(FoundryError, match=r"rank 1 \(process 1001\) ended with exit code 1"),
+    ):
+        followers.meet(OWN)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
