@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from foundryrt.atomic import AtomicFile
+from foundryrt.atomic import AtomicFile, writing
 from foundryrt.bundle import signature
 from foundryrt.bundle.layout import HEADER_BYTES, Codec, Section, align, write_ends
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import SectionKind
-from foundryrt.errors import FoundryError
 
 _CHUNK = 16 << 20
 
@@ -26,16 +25,13 @@ def attach(path: Path, files: Mapping[str, bytes]) -> bool:
     """
     with Bundle.open(path) as bundle:
         kept = signature.payload(bundle.sections)
-        try:
-            with AtomicFile(path) as target:
-                _write(bundle, kept, target, files)
-                target.sync()
-                with Bundle.open(target.temporary) as written:
-                    written.verify()
-                shutil.copymode(path, target.temporary)
-                target.commit()
-        except OSError as error:
-            raise FoundryError(f"{path}: cannot be written: {error.strerror}") from error
+        with writing(path), AtomicFile(path) as target:
+            _write(bundle, kept, target, files)
+            target.sync()
+            with Bundle.open(target.temporary) as written:
+                written.verify()
+            shutil.copymode(path, target.temporary)
+            target.commit()
         return bool(bundle.signatures)
 
 

@@ -25,7 +25,7 @@ from blake3 import blake3
 from foundryc.capture import Capture, RegionImage
 from foundryc.template import GraphTable
 from foundryc.weights import WeightSlice
-from foundryrt.atomic import AtomicFile
+from foundryrt.atomic import AtomicFile, writing
 from foundryrt.bundle.layout import align
 from foundryrt.bundle.schema import (
     Column,
@@ -106,19 +106,16 @@ class _Index(msgspec.Struct):
 
 def save(capture: Capture, path: str | os.PathLike[str]) -> None:
     """Store `capture` at `path` at once; FoundryError where the file cannot be written."""
-    try:
-        with AtomicFile(Path(path)) as target:
-            target.file.write(bytes(_HEADER.size))
-            index = _stored(capture, target.file)
-            data = zstandard.compress(msgspec.msgpack.encode(index, enc_hook=_plain), _LEVEL)
-            offset = target.file.tell()
-            target.file.write(data)
-            target.file.seek(0)
-            digest = blake3(data).digest()
-            target.file.write(_HEADER.pack(MAGIC, offset, len(data), digest))
-            target.commit()
-    except OSError as error:
-        raise FoundryError(f"{path}: cannot be written: {error.strerror}") from error
+    with writing(path), AtomicFile(Path(path)) as target:
+        target.file.write(bytes(_HEADER.size))
+        index = _stored(capture, target.file)
+        data = zstandard.compress(msgspec.msgpack.encode(index, enc_hook=_plain), _LEVEL)
+        offset = target.file.tell()
+        target.file.write(data)
+        target.file.seek(0)
+        digest = blake3(data).digest()
+        target.file.write(_HEADER.pack(MAGIC, offset, len(data), digest))
+        target.commit()
 
 
 def load(path: str | os.PathLike[str]) -> Capture:

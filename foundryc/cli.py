@@ -19,9 +19,8 @@ from foundryc.difference import compare
 from foundryc.naming import file_name
 from foundryrt import options
 from foundryrt import workload as installed
-from foundryrt.atomic import AtomicFile
+from foundryrt.atomic import AtomicFile, check_output
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.writer import check_output
 from foundryrt.cli import Devices, RankCount
 from foundryrt.console import (
     Json,

@@ -21,9 +21,9 @@ from foundryc.recording import GraphRecording, Recording
 from foundryc.relocate import write_proved
 from foundryc.weights import WeightSlice
 from foundryc.write import Setting, write_bundle
+from foundryrt.atomic import check_output
 from foundryrt.bundle.layout import check_name
 from foundryrt.bundle.schema import ROLES, TARGETS
-from foundryrt.bundle.writer import check_output
 from foundryrt.errors import UsageError
 from foundryrt.regular import refuse_input
 

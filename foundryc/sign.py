@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foundryrt.atomic import AtomicFile
+from foundryrt.atomic import AtomicFile, writing
 from foundryrt.bundle import signature
 from foundryrt.bundle.layout import Codec, Section, align, write_ends
 from foundryrt.bundle.reader import Bundle
@@ -41,16 +41,13 @@ def sign(path: Path, key_file: Path) -> str:
         ]
         own = signature.Signature(public, key.sign(bundle.message))
         data = signature.pack([*kept, own])
-        try:
-            with AtomicFile(path) as target:
-                _write(bundle, target, data)
-                target.sync()
-                with Bundle.open(target.temporary, Trust(frozenset({public}))) as written:
-                    written.verify()
-                shutil.copymode(path, target.temporary)
-                target.commit()
-        except OSError as error:
-            raise FoundryError(f"{path}: cannot be written: {error.strerror}") from error
+        with writing(path), AtomicFile(path) as target:
+            _write(bundle, target, data)
+            target.sync()
+            with Bundle.open(target.temporary, Trust(frozenset({public}))) as written:
+                written.verify()
+            shutil.copymode(path, target.temporary)
+            target.commit()
     return own.key_id
 
 

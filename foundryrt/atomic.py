@@ -10,10 +10,11 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from foundryrt.errors import UsageError
+from foundryrt.errors import FoundryError, UsageError
 
 _LINKS = 40
 """That are followed, as by the system."""
@@ -92,6 +93,32 @@ def place(path: Path) -> Path:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         found = found.parent / target
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Have an OSError of the block be a FoundryError of `path`, the name that somebody gave."""
+    try:
+        yield
+    except OSError as error:
+        raise FoundryError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def check_output(path: Path, example: str = "model.fdy") -> None:
+    """UsageError or FoundryError where no file, such as `example`, can be put at `path`."""
+    with writing(path):  # its name may be too long
+        target = place(path)
+        folder = target.parent
+        if not folder.is_dir():
+            raise UsageError(f"{path}: the folder {folder} does not exist")
+        if target.is_dir():
+            raise UsageError(f"{path}: is a folder; name a file such as {example}")
+        if target.exists() and not target.is_file():
+            raise UsageError(f"{path}: is not a regular file; name one such as {example}")
+        if not os.access(folder, os.W_OK):
+            raise FoundryError(f"{path}: the folder {folder} cannot be written to")
+        with contextlib.suppress(FileNotFoundError):
+            temporary_name(target).lstat()
 
 
 def temporary_name(path: Path) -> Path:

@@ -29,14 +29,24 @@ from parse_runtime.kernels.swiglu import linear_swiglu
 from parse_runtime.models.config import ModelConfig
 from parse_runtime.signature.sizes import BLOCK
 
-HIDDEN, INTERMEDIATE = 5120, 17408
+
+def sizes(config: ModelConfig, ranks: int = 1) -> dict[str, tuple[int, int]]:
+    """N and K of a layer's matrices, of several ranks those of one."""
+    heads, kv_heads = config.heads // ranks, max(1, config.kv_heads // ranks)
+    width = config.intermediate // ranks
+    return {
+        "qkv": ((heads + 2 * kv_heads) * config.head_dim, config.hidden),
+        "o": (config.hidden, heads * config.head_dim),
+        "gate_up": (2 * width, config.hidden),
+        "down": (config.hidden, width),
+    }
+
+
+_MODEL = CONFIGS["qwen3-14b"]
 MATRICES: dict[str, tuple[int, int, Callable[[Tensor, Tensor], Tensor]]] = {
-    "qkv": (7168, HIDDEN, linear_parts),
-    "o": (HIDDEN, HIDDEN, linear_parts),
-    "gate_up": (2 * INTERMEDIATE, HIDDEN, linear_swiglu),
-    "down": (HIDDEN, INTERMEDIATE, linear_parts),
-    "head": (151936, HIDDEN, linear),
-}
+    name: (*shape, linear_swiglu if name == "gate_up" else linear_parts)
+    for name, shape in sizes(_MODEL).items()
+} | {"head": (_MODEL.vocab, _MODEL.hidden, linear)}
 COUNTS = (1, 4, 16, 17, 32, 64)
 LAYERS = ("qwen3-8b", "qwen3-14b", "qwen3-32b")
 ROWS = (1, 16, 32, 64)
@@ -88,13 +98,9 @@ def layers() -> Iterator[dict[str, Any]]:
 
 def layer(config: ModelConfig, ranks: int, count: int) -> tuple[float, int]:
     """Seconds of a layer of `count` slots, a row each, and bytes of its weights."""
-    heads, kv_heads = config.heads // ranks, max(1, config.kv_heads // ranks)
-    hidden, width, dim = config.hidden, config.intermediate // ranks, config.head_dim
-    sizes = [
-        ((heads + 2 * kv_heads) * dim, hidden), (hidden, heads * dim), (2 * width, hidden),
-        (hidden, width),
-    ]  # fmt: skip
-    weights = [[normal(n, k, std=0.02) for n, k in sizes] for _ in range(2)]
+    kv_heads, hidden, dim = max(1, config.kv_heads // ranks), config.hidden, config.head_dim
+    shapes = sizes(config, ranks).values()
+    weights = [[normal(n, k, std=0.02) for n, k in shapes] for _ in range(2)]
     norm, head_norm = normal(hidden), normal(dim)
     blocks = KEYS // BLOCK
     cache = normal(2, count * blocks, BLOCK, kv_heads, dim)
@@ -118,7 +124,7 @@ def layer(config: ModelConfig, ranks: int, count: int) -> tuple[float, int]:
             added = linear_parts(linear_swiglu(y, gate_up), down)
         return added
 
-    return replayed(run) / 20, 2 * sum(n * k for n, k in sizes)
+    return replayed(run) / 20, 2 * sum(n * k for n, k in shapes)
 
 
 def mixtures() -> Iterator[dict[str, Any]]:

@@ -17,8 +17,8 @@ from foundryc.cache.manage import verify as verify_all
 from foundryc.cache.request import Request
 from foundryc.cache.stores import open_store
 from foundryc.cache.stores.base import check_key
+from foundryrt.atomic import check_output
 from foundryrt.bundle.reader import Bundle
-from foundryrt.bundle.writer import check_output
 from foundryrt.console import Json, note, print_json, print_table, reporting, write
 from foundryrt.errors import FoundryError
 

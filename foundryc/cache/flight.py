@@ -12,7 +12,7 @@ from pathlib import Path
 
 from foundryc.cache.errors import NotWritable, Poisoned, Unreachable
 from foundryc.cache.stores.base import Store
-from foundryrt.atomic import hold, place, remove_remains, temporary_name
+from foundryrt.atomic import hold, place, remove_remains, temporary_name, writing
 from foundryrt.errors import FoundryError, Unreadable
 
 Say = Callable[[str], None]
@@ -97,17 +97,8 @@ def _make(
 
 
 def _put(path: Path, output: Path) -> None:
-    with _named(output):
+    with writing(output):
         os.replace(path, place(output))
-
-
-@contextmanager
-def _named(output: Path) -> Iterator[None]:
-    """Have what the disk refuses be an error of the name that somebody gave."""
-    try:
-        yield
-    except OSError as error:
-        raise FoundryError(f"{output}: cannot be written: {error.strerror}") from error
 
 
 @contextmanager
@@ -116,7 +107,7 @@ def temporary(output: Path) -> Iterator[Path]:
 
     It lies in a folder that is locked while its process lives; what the dead left goes.
     """
-    with _named(output):
+    with writing(output):
         target = place(output)
         remove_remains(target)
         folder = temporary_name(target)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from foundryc.cache.errors import Poisoned
+from foundryrt.atomic import writing
 from foundryrt.bundle.layout import HEADER_BYTES, unpack_header
 from foundryrt.errors import FoundryError
 from foundryrt.remote import attempts
@@ -31,13 +32,10 @@ def download(what: str, read: Read, path: Path, failures: tuple[type[BaseExcepti
         unpack_header(head, length)
     except FoundryError as error:
         raise Poisoned(f"{what}: {error}") from error
-    try:
-        with open(path, "xb") as file:
-            # Before anything is fetched: a lying header must not fill the disk.
-            if length > shutil.disk_usage(path.parent).free:
-                raise FoundryError(f"{path}: no room for {length} bytes")
-            file.write(head)
-            for start in range(HEADER_BYTES, length, attempts.LIMITS.chunk):
-                file.write(part(start, min(start + attempts.LIMITS.chunk, length)))
-    except OSError as error:
-        raise FoundryError(f"{path}: cannot be written: {error.strerror}") from error
+    with writing(path), open(path, "xb") as file:
+        # Before anything is fetched: a lying header must not fill the disk.
+        if length > shutil.disk_usage(path.parent).free:
+            raise FoundryError(f"{path}: no room for {length} bytes")
+        file.write(head)
+        for start in range(HEADER_BYTES, length, attempts.LIMITS.chunk):
+            file.write(part(start, min(start + attempts.LIMITS.chunk, length)))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import msgspec
 import zstandard
 
-from foundryrt.atomic import AtomicFile, place, temporary_name
+from foundryrt.atomic import AtomicFile, check_output, writing
 from foundryrt.bundle.layout import (
     HEADER_BYTES,
     Codec,
@@ -25,34 +24,11 @@ from foundryrt.bundle.layout import (
 )
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import Manifest, SectionKind
-from foundryrt.errors import FoundryError, UsageError
+from foundryrt.errors import FoundryError
 from foundryrt.printable import quoted
 
 Buffer = bytes | bytearray | memoryview
 _LEVEL = 3
-
-
-def check_output(path: Path, example: str = "model.fdy") -> None:
-    """UsageError or FoundryError where no file, such as `example`, can be put at `path`."""
-    try:
-        _check_output(path, example)
-    except OSError as error:  # such as a name that is too long
-        raise FoundryError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _check_output(path: Path, example: str) -> None:
-    target = place(path)
-    folder = target.parent
-    if not folder.is_dir():
-        raise UsageError(f"{path}: the folder {folder} does not exist")
-    if target.is_dir():
-        raise UsageError(f"{path}: is a folder; name a file such as {example}")
-    if target.exists() and not target.is_file():
-        raise UsageError(f"{path}: is not a regular file; name one such as {example}")
-    if not os.access(folder, os.W_OK):
-        raise FoundryError(f"{path}: the folder {folder} cannot be written to")
-    with suppress(FileNotFoundError):
-        temporary_name(target).lstat()
 
 
 class BundleWriter:
@@ -67,10 +43,8 @@ class BundleWriter:
         self.path = Path(path)
         check_output(self.path)
         self._sections: list[Section] = []
-        try:
+        with writing(self.path):
             self._target = AtomicFile(self.path)
-        except OSError as error:
-            raise FoundryError(f"{self.path}: cannot be written: {error.strerror}") from error
         self._file = self._target.file
         self._file.write(bytes(HEADER_BYTES))
 
@@ -112,14 +86,12 @@ class BundleWriter:
     ) -> int:
         digest = hashlib.sha256()
         stored = 0
-        try:
+        with writing(self.path):
             offset = self._pad()
             for part in parts:
                 self._file.write(part)
                 digest.update(part)
                 stored += memoryview(part).nbytes
-        except OSError as error:
-            raise FoundryError(f"{self.path}: cannot be written: {error.strerror}") from error
         codec = Codec.NONE if raw is None else Codec.ZSTD
         raw = stored if raw is None else raw
         self._sections.append(
@@ -141,7 +113,7 @@ class BundleWriter:
                 f"{self.path}: {quoted(error.object)} is not UTF-8: rename the file or folder"
             ) from None
         self.add(SectionKind.MANIFEST, "manifest", packed)
-        try:
+        with writing(self.path):
             table = pack_table(self._sections)
             table_offset = self._pad()
             self._file.write(table)
@@ -151,5 +123,3 @@ class BundleWriter:
             with Bundle.map(self._target.temporary, name=str(self.path)) as bundle:
                 bundle.check_tables()
             self._target.commit()
-        except OSError as error:
-            raise FoundryError(f"{self.path}: cannot be written: {error.strerror}") from error

@@ -26,12 +26,12 @@ def meet(
     listener: socket.socket,
     own: Hello,
     members: dict[int, Member],
-    refuse_ended: Callable[[int], object],
+    ended: Callable[[int], FoundryError | None],
 ) -> None:
     """Fill `members`, by rank, with all ranks but the own one.
 
-    FoundryError where one is late, ends, or cannot take part, which it is told. `refuse_ended` is
-    called with ranks, and raises for one whose process has ended.
+    FoundryError where one is late, ends, or cannot take part, which it is told. `ended(rank)` is
+    the error of a rank whose process has ended.
     """
     end = time.monotonic() + patience()
     unknown: list[socket.socket] = []
@@ -39,7 +39,7 @@ def meet(
         with progress_bar(own.world - 1, "waiting for ranks") as update:
             while missing := [rank for rank in range(1, own.world) if rank not in members]:
                 # Asked before the sockets are, which then have its last words.
-                gone = _ended(own.world, refuse_ended)
+                gone = next(filter(None, map(ended, range(1, own.world))), None)
                 left = end - time.monotonic()
                 if left <= 0:
                     names = ", ".join(map(str, missing))
@@ -53,7 +53,7 @@ def meet(
                 if gone and not ready:
                     raise gone
                 for member in [each for each in members.values() if each.connection in ready]:
-                    _hear(member, refuse_ended)
+                    _hear(member, ended)
                 # It may take long until a rank has opened its bundle, and says who it is.
                 for connection in [each for each in unknown if each in ready]:
                     unknown.remove(connection)
@@ -67,15 +67,6 @@ def meet(
     hellos = {0: own, **{rank: member.hello for rank, member in members.items()}}
     for hello in hellos.values():
         _check_gpus(hello, hellos)
-
-
-def _ended(world: int, refuse_ended: Callable[[int], object]) -> FoundryError | None:
-    try:
-        for rank in range(1, world):
-            refuse_ended(rank)
-    except FoundryError as error:
-        return error
-    return None
 
 
 def _ready(sockets: Sequence[socket.socket], seconds: float) -> list[socket.socket]:
@@ -95,14 +86,15 @@ def _accepted(listener: socket.socket) -> list[socket.socket]:
     return []
 
 
-def _hear(member: Member, refuse_ended: Callable[[int], object]) -> None:
+def _hear(member: Member, ended: Callable[[int], FoundryError | None]) -> None:
     """FoundryError where a rank that has come ends before all have."""
     try:
         message, _ = receive(member.connection)
     except (OSError, ValueError):
         message = None
     if message is None:
-        refuse_ended(member.hello.rank)
+        if gone := ended(member.hello.rank):
+            raise gone
         message = {"failed": "it has ended"}
     if "failed" in message:
         name = f"rank {member.hello.rank} (process {member.hello.pid})"

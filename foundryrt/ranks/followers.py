@@ -95,7 +95,7 @@ class Followers:
 
     def meet(self, own: Hello) -> None:
         """Wait for all ranks; FoundryError names those that are late, and what differs at one."""
-        meet(self._listener, own, self._members, self._refuse_ended)
+        meet(self._listener, own, self._members, self._ended)
         self._listener.close()
         reader = threading.Thread(target=self._read, name="foundry-ranks", daemon=True)
         reader.start()
@@ -174,10 +174,11 @@ class Followers:
         if self._reader is not None and self._reader is not threading.current_thread():
             self._reader.join()
 
-    def _refuse_ended(self, rank: int) -> None:
+    def _ended(self, rank: int) -> FoundryError | None:
         process = self._processes.get(rank)
-        if process is not None and (code := process.poll()) is not None:
-            raise FoundryError(f"{self.name(rank)} {ending(code)} before it could take part")
+        if process is None or (code := process.poll()) is None:
+            return None
+        return FoundryError(f"{self.name(rank)} {ending(code)} before it could take part")
 
     def _read(self) -> None:
         """Take the news of all ranks until their connections are closed."""

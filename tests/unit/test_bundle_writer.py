@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foundryrt.atomic import check_output
 from foundryrt.bundle import tables
 from foundryrt.bundle.errors import InvalidValue, SectionMalformed, TensorOutOfBounds
 from foundryrt.bundle.reader import Bundle
@@ -24,7 +25,7 @@ from foundryrt.bundle.schema import (
     Tensor,
     Workload,
 )
-from foundryrt.bundle.writer import BundleWriter, check_output
+from foundryrt.bundle.writer import BundleWriter
 from foundryrt.errors import FoundryError, UsageError
 
 
@@ -219,7 +220,7 @@ sys.path.insert(0, sys.argv[1])
 from tests.unit.test_bundle_writer import manifest
 from foundryrt.bundle.reader import Bundle
 from foundryrt.bundle.schema import SectionKind
-from foundryrt.bundle.writer import BundleWriter, check_output
+from foundryrt.bundle.writer import BundleWriter
 
 def write_without_end(path, written):
     number = 0

@@ -104,6 +104,7 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) 
     tiles = _streamed(weight, dtype, count, gated)
     if not shared() and holding(weight, gated) is not None:
         tiles = replace(tiles, apart=True)
+    # Those of `_streamed` that are two a multiprocessor leave no room for a third.
     room = 2 * PROCESSORS if blocks <= 2 * PROCESSORS else RESIDENT
     few = count <= 16 and blocks * tiles.spans <= room
     if few and shared() and dtype.itemsize == 2 and not scaled and k % tiles.depth == 0:
