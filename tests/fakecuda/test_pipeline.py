@@ -35,6 +35,7 @@ def frame(value: int) -> np.ndarray:
 
 def test_every_slot_keeps_its_own_results(path, fake):
     with Session.open(path) as session:
+        session.wait()  # the graphs that are made meanwhile make calls, too
         pipeline = session.graph("step", by=11).pipeline(("state",), ("result",), depth=3)
         for slot in range(3):
             pipeline.submit(slot, {"state": frame(100 * slot)})
