@@ -21,14 +21,14 @@ from torch import Tensor
 from typer import Option
 
 from benchmarks.parse.fp8_passes import prefills
-from benchmarks.parse.linear import MATRICES, normal, replayed
+from benchmarks.parse.linear import MATRICES, normal, random_fp8, replayed
 from benchmarks.parse.models import CONFIGS, random_parameters
 from benchmarks.report import RESULTS, Output, Report, chosen, say
 from parse_runtime.kernels.activations import fp8_activations
 from parse_runtime.kernels.cuda import block_scaled
 from parse_runtime.kernels.cuda import experts as grouped
 from parse_runtime.kernels.experts import experts
-from parse_runtime.kernels.quantized import BLOCK, Quantized, plain
+from parse_runtime.kernels.quantized import Quantized, plain
 from parse_runtime.kernels.swiglu import linear_swiglu, swiglu
 
 NAMES = ("qkv", "o", "gate_up", "down")
@@ -54,13 +54,6 @@ RANKS, EXPERTS, TOP, HIDDEN, WIDTH = 8, 128, 8, 4096, 1536
 LAYERS = 8
 """Of 40 in passes: what a pass takes per layer is the same."""
 PARTS = ("matrices", "experts", "passes", "tiles", "expert_tiles")
-
-
-def random_fp8(*shape: int) -> Quantized:
-    *outer, n, k = shape
-    values = (normal(*shape) * 64).to(torch.float8_e4m3fn)
-    scale = torch.rand(*outer, -(-n // BLOCK), -(-k // BLOCK), device="cuda") + 0.5
-    return Quantized(values, scale * 3e-4)
 
 
 def distance(found: Tensor, expected: Tensor) -> float:

@@ -1,15 +1,17 @@
 """Linear, fused and expert kernels of PARSE against the memory's bandwidth and torch's products.
 
-Qwen3-14B's five matrices, layers of three models, and the experts of Qwen3-30B-A3B, bfloat16.
-Times are medians over replays of a CUDA graph that reads more weights than the second-level cache
-holds; weight bytes over time are given in GB/s beside the bandwidth of a copy. Rows are written as
-they are found.
+Qwen3-14B's five matrices and the experts of Qwen3-30B-A3B, in bfloat16, and layers of three models
+with weights in bfloat16 and in FP8. Times are medians over replays of a CUDA graph that reads more
+weights than the second-level cache holds; weight bytes over time are given in GB/s beside the
+bandwidth of a copy. Rows are written as they are found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -23,6 +25,8 @@ from parse_runtime.kernels.attend_step import attend_step
 from parse_runtime.kernels.experts import experts
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.kernels.quantized import BLOCK as SCALED
+from parse_runtime.kernels.quantized import Quantized
 from parse_runtime.kernels.rotate import rotate_store
 from parse_runtime.kernels.streamed import of_ranks
 from parse_runtime.kernels.swiglu import linear_swiglu
@@ -58,6 +62,13 @@ def normal(*shape: int, std: float = 1.0) -> Tensor:
     return torch.empty(shape, dtype=torch.bfloat16, device="cuda").normal_(0, std)
 
 
+def random_fp8(*shape: int) -> Quantized:
+    *outer, n, k = shape
+    values = (normal(*shape) * 64).to(torch.float8_e4m3fn)
+    scale = torch.rand(*outer, -(-n // SCALED), -(-k // SCALED), device="cuda") + 0.5
+    return Quantized(values, scale * 3e-4)
+
+
 def replayed(call: Callable[[], Any]) -> float:
     """Median seconds of a call that is replayed as a CUDA graph."""
     call()
@@ -87,20 +98,19 @@ def layers() -> Iterator[dict[str, Any]]:
 
     20 layers over two layers' weights; what ranks exchange is left out.
     """
-    for name in LAYERS:
-        for ranks in (1, 2, 4):
-            for count in ROWS:
-                with of_ranks(ranks > 1):
-                    seconds, size = layer(CONFIGS[name], ranks, count)
-                row = {"model": name, "ranks": ranks, "rows": count, "us": seconds * 1e6}
-                yield row | {"gb_s": size / seconds / 1e9}
+    for name, ranks, count, fp8 in product(LAYERS, (1, 2, 4), ROWS, (False, True)):
+        with of_ranks(ranks > 1):
+            seconds, size = layer(CONFIGS[name], ranks, count, fp8)
+        row = {"model": name, "weights": "fp8" if fp8 else "bfloat16", "ranks": ranks}
+        yield row | {"rows": count, "us": seconds * 1e6, "gb_s": size / seconds / 1e9}
 
 
-def layer(config: ModelConfig, ranks: int, count: int) -> tuple[float, int]:
+def layer(config: ModelConfig, ranks: int, count: int, fp8: bool) -> tuple[float, int]:
     """Seconds of a layer of `count` slots, a row each, and bytes of its weights."""
     kv_heads, hidden, dim = max(1, config.kv_heads // ranks), config.hidden, config.head_dim
     shapes = sizes(config, ranks).values()
-    weights = [[normal(n, k, std=0.02) for n, k in shapes] for _ in range(2)]
+    made = random_fp8 if fp8 else partial(normal, std=0.02)
+    weights = [[made(n, k) for n, k in shapes] for _ in range(2)]
     norm, head_norm = normal(hidden), normal(dim)
     blocks = KEYS // BLOCK
     cache = normal(2, count * blocks, BLOCK, kv_heads, dim)
@@ -124,7 +134,7 @@ def layer(config: ModelConfig, ranks: int, count: int) -> tuple[float, int]:
             added = linear_parts(linear_swiglu(y, gate_up), down)
         return added
 
-    return replayed(run) / 20, 2 * sum(n * k for n, k in shapes)
+    return replayed(run) / 20, (1 if fp8 else 2) * sum(n * k for n, k in shapes)
 
 
 def mixtures() -> Iterator[dict[str, Any]]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from foundryc.ranks import Ranks
-from parse_runtime.kernels.activations import rounds_rows
 from parse_runtime.kernels.linear import linear_parts
 from parse_runtime.kernels.quantized import Weight
 from parse_runtime.kernels.streamed import streams
@@ -25,7 +24,7 @@ def linear_shares(x: Tensor, weight: Weight, ranks: Ranks | None) -> Added:
 
     On CUDA those of few rows are sent to all ranks at once, where the matrix is large.
     """
-    if ranks is not None and streams(x) and not rounds_rows(weight):
+    if ranks is not None and streams(x):
         from parse_runtime.kernels.cuda.shares import send_product, sends
 
         sent = send_product(x, weight, ranks) if sends(weight) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -68,8 +69,8 @@ def dequantized() -> int:
 def row_variations() -> int:
     """Rows whose bits change with the number of rows beside them."""
     changed = 0
-    for n, k in MATRICES:
-        w, gates, x = quantized(n, k), halves(n, k), random(64, k)
+    for (n, k), dtype in itertools.product(MATRICES, (torch.bfloat16, torch.float16)):
+        w, gates, x = quantized(n, k), halves(n, k), random(64, k, dtype=dtype)
         for function in (
             lambda x, w=w: linear(x, w),
             lambda x, w=w: linear_parts(x, w).sum(0),

@@ -17,8 +17,12 @@ from kernel_script import kernel_report
 from parse_runtime.kernels.experts import experts, route
 from parse_runtime.kernels.linear import linear, linear_parts
 from parse_runtime.kernels.norm import add_rms_norm
+from parse_runtime.kernels.quantized import Quantized
 from parse_runtime.kernels.streamed import of_ranks
 from parse_runtime.kernels.swiglu import linear_swiglu
+
+DTYPES = torch.float8_e4m3fn, torch.bfloat16, torch.float32
+"""Of weights."""
 
 
 def test_interpreted_kernels_near_the_references():
@@ -31,9 +35,9 @@ def test_interpreted_kernels_near_the_references():
 
 @given(
     n=st.integers(1, 400), k=st.integers(1, 200), count=st.integers(1, 64),
-    gated=st.booleans(), shares=st.booleans(), wide=st.booleans(), ranks=st.booleans(),
+    gated=st.booleans(), shares=st.booleans(), ranks=st.booleans(), dtype=st.sampled_from(DTYPES),
 )  # fmt: skip
-def test_programs_hold_no_more_than_their_span_has(n, k, count, gated, shares, wide, ranks):
+def test_programs_hold_no_more_than_their_span_has(n, k, count, gated, shares, dtype, ranks):
     pytest.importorskip("triton")
     from parse_runtime.kernels.cuda.shares import choose_shares
     from parse_runtime.kernels.cuda.tiles import (
@@ -44,29 +48,31 @@ def test_programs_hold_no_more_than_their_span_has(n, k, count, gated, shares, w
         tile_rows,
     )
 
-    dtype = torch.float32 if wide else torch.bfloat16
     weight = torch.empty(64 * n, 16 * k, dtype=dtype, device="meta")
+    scaled = dtype == torch.float8_e4m3fn
+    rows = torch.bfloat16 if scaled else dtype
+    shares = shares and not scaled
     with of_ranks(ranks):
-        if shares:
-            tiles = choose_shares(weight, dtype, count)
-        else:
-            tiles = choose(weight, dtype, count, gated)
+        own = () if shares else (gated,)
+        tiles = (choose_shares if shares else choose)(weight, rows, count, *own)
     assert tiles.spans == 1 or not (shares or gated)
-    stage = (tiles.columns + tile_rows(count)) * tiles.depth * dtype.itemsize
-    assert tiles.stages * stage <= shared_memory()
+    line = tiles.columns * dtype.itemsize + tile_rows(count) * rows.itemsize
+    beside = 2 if scaled else 1
+    assert beside * tiles.stages * tiles.depth * line <= shared_memory()
     every = -(-16 * k // tiles.depth)
     last = every - -(-every // tiles.spans) * (tiles.spans - 1)
     assert last > 0
     room = 2 * PROCESSORS if n <= 2 * PROCESSORS else RESIDENT
-    if wide or not ranks or count > 16 or 16 * k % tiles.depth or n * tiles.spans > room:
-        assert not tiles.early
-    else:
+    fits = n * tiles.spans <= room and 16 * k % tiles.depth == 0
+    if fits and ranks and count <= 16 and dtype == torch.bfloat16:
         assert 0 < tiles.early <= last
+    else:
+        assert not tiles.early
 
 
 @given(
     n=st.integers(1, 1000), k=st.integers(1, 200), gated=st.booleans(), ranks=st.booleans(),
-    dtype=st.sampled_from([torch.float8_e4m3fn, torch.bfloat16, torch.float32]),
+    dtype=st.sampled_from(DTYPES),
 )  # fmt: skip
 def test_a_rows_sums_are_cut_alike_whatever_the_number_of_rows(n, k, gated, ranks, dtype):
     pytest.importorskip("triton")
@@ -89,6 +95,7 @@ def test_shares_are_sent_where_programs_suffice() -> None:
     for columns, sent in ((1024, False), (4032, False), (4096, True), (5120, True)):
         weight = torch.empty(columns, 1280, dtype=torch.bfloat16, device="meta")
         assert sends(weight) == sent, columns
+        assert not sends(Quantized(weight, weight)), "those in FP8 are split, too"
 
 
 def test_parts_add_up_to_the_product():

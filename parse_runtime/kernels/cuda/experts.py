@@ -40,16 +40,22 @@ class Tiles:
     columns: int
     depth: int
     stages: int
+    warps: int = 4
 
 
-def choose(count: int, fp8: bool = False) -> Tiles:
+def choose(count: int, fp8: bool = False, rows_too: bool = False) -> Tiles:
     """Few rows are bound by the weights' bandwidth, and are computed in one way for any count.
 
-    `fp8`: rows are in FP8, too; all tiles then give the same bits.
+    `fp8`: weights are in FP8, and so converted (`_scaled` in `tiles.py`). `rows_too`: so are rows;
+    all tiles then give the same bits.
     """
-    if fp8:
+    if rows_too:
         return Tiles(32 if count <= 4 * STREAMED_ROWS else 64, 64, 128, 128, 3)
-    return Tiles(16, 32, 64, 128, 4) if count <= STREAMED_ROWS else Tiles(64, 64, 128, 64, 3)
+    if count > STREAMED_ROWS:
+        return Tiles(64, 64, 128, 64, 3)
+    if fp8:
+        return Tiles(16, 32, 64, 128, 6 if count <= 16 else 3, warps=2)
+    return Tiles(16, 32, 64, 128, 4)
 
 
 @opaque
@@ -59,26 +65,26 @@ def experts(
 ) -> Tensor:  # fmt: skip
     """`parse_runtime.kernels.experts.experts`."""
     count, hidden = x.shape
-    fp8 = rounds_rows(gate_up), rounds_rows(down)
+    rounds = rounds_rows(gate_up), rounds_rows(down)
     (gates, gate_scale), (outputs, down_scale) = split(gate_up), split(down)
     number, _, width = outputs.shape
     pairs = count * top_k
-    tiles = tiles or choose(count, all(fp8))
+    tiles = tiles or choose(count, gate_scale is not None, all(rounds))
     x, gates, outputs = x.contiguous(), gates.contiguous(), outputs.contiguous()
     # As `parse_runtime.kernels.linear.linear_parts`, which is above these kernels.
     scores = stream_parts(x, router) if streams(x) else F.linear(x, router)[None]
     weights, chosen = route(scores, x.dtype, top_k, normalize, number, first)
     order, blocks = group(chosen, number, tiles.rows)
     gated = torch.empty(pairs, width, dtype=x.dtype, device=x.device)
-    common = {"ROWS": tiles.rows, "num_warps": 4, "num_stages": tiles.stages, **OPTIONS}
-    rows, row_scale = _rows(x, fp8[0])
+    common = {"ROWS": tiles.rows, "num_warps": tiles.warps, "num_stages": tiles.stages, **OPTIONS}
+    rows, row_scale = _rows(x, rounds[0])
     depth = min(tiles.depth, max(16, triton.next_power_of_2(hidden)))
     _gate_up[blocks.shape[1], triton.cdiv(width, tiles.gates)](
         rows, row_scale, gates, gate_scale, gated, order, blocks, count, width, hidden, top_k,
         COLUMNS=tiles.gates, DEPTH=depth, EVEN=hidden % depth == 0, STAGES=tiles.stages, **common,
     )  # fmt: skip
     each = torch.empty(pairs, hidden, dtype=torch.float32, device=x.device)
-    rows, row_scale = _rows(gated, fp8[1])
+    rows, row_scale = _rows(gated, rounds[1])
     depth = min(tiles.depth, max(16, triton.next_power_of_2(width)))
     _down[blocks.shape[1], triton.cdiv(hidden, tiles.columns)](
         rows, row_scale, outputs, down_scale, each, order, blocks, pairs, hidden, width,

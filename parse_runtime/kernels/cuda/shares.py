@@ -7,6 +7,7 @@ start of the next kernel, take their time.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import torch
 import triton
@@ -26,7 +27,7 @@ from parse_runtime.kernels.cuda.tiles import (
     fitting,
     tile_rows,
 )
-from parse_runtime.kernels.quantized import Weight, split
+from parse_runtime.kernels.quantized import Weight
 
 SHORT = 2048
 """Up to such a K a rank's product has tiles of half the depth."""
@@ -45,33 +46,37 @@ class Sent:
     width: int
 
 
-def sends(weight: Weight) -> bool:
-    """Whether `send_product` is for this matrix: it has programs enough to read it."""
-    programs: int = triton.cdiv(split(weight)[0].shape[0], COLUMNS)
+def sends(weight: Weight) -> TypeGuard[Tensor]:
+    """Whether `send_product` is for this matrix: it has programs enough to read it.
+
+    Of a weight in FP8 it would need more, for which K is split (`_scaled` in `tiles.py`).
+    """
+    if not isinstance(weight, Tensor):
+        return False
+    programs: int = triton.cdiv(weight.shape[0], COLUMNS)
     return programs >= HELD_PROGRAMS
 
 
 @opaque
 def send_product(
-    x: Tensor, weight: Weight, ranks: Ranks, tiles: Tiles | None = None
+    x: Tensor, weight: Tensor, ranks: Ranks, tiles: Tiles | None = None
 ) -> Sent | None:
     """Send this rank's x [T, K] times weight [N, K] transposed, rounded to x's dtype, to all.
 
     None where these are no whole words, or more than a rank can send at a time, as for no pass of a
     capture.
     """
-    values, scale = split(weight)
-    count, (n, k) = x.shape[0], values.shape
+    count, (n, k) = x.shape[0], weight.shape
     width = n // DTYPES[x.dtype]
     if n % DTYPES[x.dtype] or count * width * WORD > ranks.capacity:
         return None
-    tiles = tiles or choose_shares(values, x.dtype, count)
+    tiles = tiles or choose_shares(weight, x.dtype, count)
     if x.stride(1) != 1:
         x = x.contiguous()
     sent = Sent(parameters(ranks), ranks.world, count, n)
     rows = tile_rows(count)
     _stream_shares[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns)](
-        x, values, scale, *sent.exchange, width, count, n, k, x.stride(0), values.stride(0),
+        x, weight, *sent.exchange, width, count, n, k, x.stride(0), weight.stride(0),
         ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
         STAGES=tiles.stages, EARLY=tiles.early, WORLD=ranks.world,
         PAIRS=x.dtype == torch.bfloat16, **tiles.options, **OPTIONS,
@@ -91,13 +96,13 @@ def choose_shares(weight: Tensor, dtype: torch.dtype, count: int) -> Tiles:
         return tiles
     held = tiles.early * tiles.depth
     depth = min(tiles.depth, 64) if k <= SHORT and k % tiles.depth == 0 else tiles.depth
-    return fitting(replace(tiles, depth=depth, stages=8, early=held // depth), count, dtype)
+    return fitting(replace(tiles, depth=depth, stages=8, early=held // depth), count, weight, dtype)
 
 
 # Values of a count would choose other machine code; a buffer alternates.
 @triton.jit(do_not_specialize=["count", "buffer"])
 def _stream_shares(
-    x, weight, scale, state, slabs, slab, buffer, capacity, width, count, n, k, x_stride, w_stride,
+    x, weight, state, slabs, slab, buffer, capacity, width, count, n, k, x_stride, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
     STAGES: tl.constexpr, EARLY: tl.constexpr, WORLD: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
@@ -107,7 +112,7 @@ def _stream_shares(
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = stream_tile(
-        x, weight, scale, None, row, column, 0, 1, count, n, k, x_stride, w_stride,
+        x, weight, None, None, row, column, 0, 1, count, n, k, x_stride, w_stride,
         DEPTH, EVEN, STAGES, EARLY, False,
     )  # fmt: skip
     first = tl.program_id(1) * COLUMNS

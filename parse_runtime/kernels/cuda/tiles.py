@@ -51,12 +51,13 @@ class Tiles:
     apart: bool = False
     registers: int | None = None
     """Of a thread that holds some: with more, fewer programs would fit beside each other."""
+    warps: int = 4
 
     @property
     def options(self) -> dict[str, int]:
         """Launch options."""
         bound = {} if self.registers is None else {"maxnreg": self.registers}
-        return {"num_warps": 4, "num_stages": self.stages, **bound}
+        return {"num_warps": self.warps, "num_stages": self.stages, **bound}
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,15 @@ def holding(weight: Weight, gated: bool = False) -> Holding | None:
     Tiles of K are products of their own then, in whichever kernel.
     """
     values, scale = split(weight)
+    if scale is not None:
+        return None
     n, k = values.shape
     half = 2 if gated else 1
     streamed = _streamed(values, values.dtype, 1, gated)
     spans, tiles = streamed.spans, k // (streamed.spans * HELD_DEPTH)
     whole = k == spans * tiles * HELD_DEPTH
     # Only of 16-bit weights are tiles so deep.
-    if scale is not None or streamed.depth != HELD_DEPTH or not whole or tiles > HELD_TILES * half:
+    if streamed.depth != HELD_DEPTH or not whole or tiles > HELD_TILES * half:
         return None
     programs = triton.cdiv(n, COLUMNS // half) * spans
     # Of other numbers of spans the sums are added one after the other (`joined` in `stream.py`).
@@ -99,7 +102,8 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) 
     A tile is no larger than a block of scales, and divides it.
     """
     n, k = weight.shape
-    scaled = weight.dtype.itemsize == 1  # by tile: its depth counts for a row's bits
+    if weight.dtype.itemsize == 1:
+        return _scaled(weight, dtype, count, gated)
     blocks = triton.cdiv(n, COLUMNS)
     tiles = _streamed(weight, dtype, count, gated)
     if not shared() and holding(weight, gated) is not None:
@@ -107,34 +111,68 @@ def choose(weight: Tensor, dtype: torch.dtype, count: int, gated: bool = False) 
     # Those of `_streamed` that are two a multiprocessor leave no room for a third.
     room = 2 * PROCESSORS if blocks <= 2 * PROCESSORS else RESIDENT
     few = count <= 16 and blocks * tiles.spans <= room
-    if few and shared() and dtype.itemsize == 2 and not scaled and k % tiles.depth == 0:
+    if few and shared() and dtype.itemsize == 2 and k % tiles.depth == 0:
         tiles = _with_early(tiles, blocks, k)
-    return fitting(tiles, count, dtype)
+    return fitting(tiles, count, weight, dtype)
 
 
 def _streamed(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Tiles:
     """Of gates and values K is not split."""
     n, k = weight.shape
-    limit = 1 if gated else MOST_SPANS
-    # Float32 has no tensor cores here: a deep tile would be a long unrolled loop.
-    deepest = BLOCK if dtype.itemsize == 2 else 32
-    depth = min(deepest, max(16, triton.next_power_of_2(k)))
+    depth = _depth(k, dtype)
     blocks = triton.cdiv(n, COLUMNS)
-    most = min(limit, max(1, k // (2 * depth)))
+    most = _most_spans(k, depth, gated)
     once = min(max(1, PROCESSORS // blocks), most)
     if blocks <= PROCESSORS and (once == most or blocks * once >= 0.8 * PROCESSORS):
         # One program a multiprocessor, with all of its shared memory for what is on its way.
         return Tiles(COLUMNS, depth, _filled(once, k, depth), 6)
-    if blocks <= 2 * PROCESSORS or RESIDENT < blocks <= 4 * PROCESSORS:
-        # Two a multiprocessor. Of three, few would be left for a second turn, and run alone.
+    if _by_two(blocks):
         if k % depth and k % 64 == 0:
             depth = min(depth, 64)
         spans = 1 if blocks > 2 * PROCESSORS else min(most, max(2, 2 * PROCESSORS // blocks))
         tiles = Tiles(COLUMNS, depth, _filled(spans, k, depth), 5 * BLOCK // max(depth, 64))
-        return fitting(tiles, count, dtype, programs=2)
-    if count > 32 and weight.dtype.itemsize != 1:
+        return fitting(tiles, count, weight, dtype, programs=2)
+    if count > 32:
         return Tiles(COLUMNS, min(depth, 64), 1, 4)
     return Tiles(COLUMNS, depth, 1, 3)
+
+
+def _scaled(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Tiles:
+    """Those of a weight in FP8, whose depth counts for a row's bits: it is not by `count`.
+
+    A program converts a tile, multiplies it, and only then goes on with the next. So there are
+    always others beside it, with all of the shared memory for what is on its way. Few rows are
+    multiplied by two warps, whose tensor cores' instructions return at once (`mma`, not `wgmma`).
+    """
+    n, k = weight.shape
+    depth = _depth(k, dtype)
+    if k % depth and k % 64 == 0:
+        depth = min(depth, 64)
+    blocks = triton.cdiv(n, COLUMNS)
+    spans = min(_most_spans(k, depth, gated), max(1, 2 * PROCESSORS // blocks))
+    warps = 2 if count <= 16 and dtype.itemsize == 2 else 4
+    stages = 9 * BLOCK // max(depth, 64)
+    tiles = Tiles(COLUMNS, depth, _filled(spans, k, depth), stages, warps=warps)
+    programs = 2 if not gated or _by_two(blocks) else 3
+    return fitting(tiles, count, weight, dtype, programs)
+
+
+def _depth(k: int, dtype: torch.dtype) -> int:
+    """Float32 has no tensor cores here: a deep tile would be a long unrolled loop."""
+    deepest = BLOCK if dtype.itemsize == 2 else 32
+    return min(deepest, max(16, 1 << (k - 1).bit_length()))
+
+
+def _most_spans(k: int, depth: int, gated: bool) -> int:
+    return 1 if gated else min(MOST_SPANS, max(1, k // (2 * depth)))
+
+
+def _by_two(blocks: int) -> bool:
+    """Whether two programs a multiprocessor read faster than three.
+
+    Of three, few would be left for another turn, and run alone.
+    """
+    return blocks <= 2 * PROCESSORS or RESIDENT < blocks <= 4 * PROCESSORS
 
 
 def _filled(spans: int, k: int, depth: int) -> int:
@@ -154,9 +192,12 @@ def _with_early(tiles: Tiles, blocks: int, k: int) -> Tiles:
     return replace(tiles, early=early, registers=registers if early else None)
 
 
-def fitting(tiles: Tiles, count: int, dtype: torch.dtype, programs: int = 1) -> Tiles:
+def fitting(
+    tiles: Tiles, count: int, weight: Tensor, dtype: torch.dtype, programs: int = 1
+) -> Tiles:
     """With as many stages as shared memory has room for, of so many programs."""
-    stage = (tiles.columns + tile_rows(count)) * tiles.depth * dtype.itemsize
+    line = tiles.columns * weight.dtype.itemsize + tile_rows(count) * dtype.itemsize
+    stage = line * tiles.depth
     stages = max(1, min(tiles.stages, shared_memory() // (programs * stage)))
     return replace(tiles, stages=stages)
 
