@@ -51,13 +51,12 @@ class Tiles:
     apart: bool = False
     registers: int | None = None
     """Of a thread that holds some: with more, fewer programs would fit beside each other."""
-    warps: int = 4
 
     @property
     def options(self) -> dict[str, int]:
         """Launch options."""
         bound = {} if self.registers is None else {"maxnreg": self.registers}
-        return {"num_warps": self.warps, "num_stages": self.stages, **bound}
+        return {"num_warps": 4, "num_stages": self.stages, **bound}
 
 
 @dataclass(frozen=True)
@@ -141,8 +140,7 @@ def _scaled(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Tile
     """Those of a weight in FP8, whose depth counts for a row's bits: it is not by `count`.
 
     A program converts a tile, multiplies it, and only then goes on with the next. So there are
-    always others beside it, with all of the shared memory for what is on its way. Few rows are
-    multiplied by two warps, whose tensor cores' instructions return at once (`mma`, not `wgmma`).
+    always others beside it, with all of the shared memory for what is on its way.
     """
     n, k = weight.shape
     depth = _depth(k, dtype)
@@ -150,9 +148,7 @@ def _scaled(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Tile
         depth = min(depth, 64)
     blocks = triton.cdiv(n, COLUMNS)
     spans = min(_most_spans(k, depth, gated), max(1, 2 * PROCESSORS // blocks))
-    warps = 2 if count <= 16 and dtype.itemsize == 2 else 4
-    stages = 9 * BLOCK // max(depth, 64)
-    tiles = Tiles(COLUMNS, depth, _filled(spans, k, depth), stages, warps=warps)
+    tiles = Tiles(COLUMNS, depth, _filled(spans, k, depth), 9 * BLOCK // max(depth, 64))
     programs = 2 if not gated or _by_two(blocks) else 3
     return fitting(tiles, count, weight, dtype, programs)
 
