@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from foundryrt.atomic import place, temporary_name
 from foundryrt.errors import FoundryError, UsageError
 from otfs_pipeline.frames import wire
 from otfs_pipeline.frames.source import Frame
@@ -91,15 +92,18 @@ class Sender:
 
     def __init__(self, path: str, size: int, slots: int, wait: bool, patience: float) -> None:
         """`size` is the largest frame in bytes. FoundryError if no reader comes in time."""
-        self._path, self._wait, self._written = Path(path), wait, 0
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        self._wait, self._written = wait, 0
         try:
-            with temporary.open("xb") as file:
-                file.write(_MAGIC + np.array([slots, size], "<u8").tobytes())
-                file.truncate(_PAGE + slots * _stride(size))
-            temporary.replace(self._path)
+            self._path = place(Path(path))
+            temporary = temporary_name(self._path)
+            try:
+                with temporary.open("xb") as file:
+                    file.write(_MAGIC + np.array([slots, size], "<u8").tobytes())
+                    file.truncate(_PAGE + slots * _stride(size))
+                temporary.replace(self._path)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise UsageError(f"shared memory {path}: {error.strerror}") from error
         self._ring = Ring(self._path)
         until = time.monotonic() + patience

@@ -130,8 +130,13 @@ def test_a_quiet_link_ends_and_a_stopped_one_too(tmp_path: Path) -> None:
         assert not thread.is_alive()
 
 
-def test_a_sender_that_does_not_wait_overwrites_and_the_reader_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_sender_that_does_not_wait_overwrites_and_the_reader_counts(
+    linked: bool, tmp_path: Path
+) -> None:
     path, counts = str(tmp_path / "ring"), wire.Counts()
+    if linked:
+        Path(path).symlink_to(tmp_path / "elsewhere")
     stop = threading.Event()
     started = threading.Thread(
         target=lambda: senders.append(shared.Sender(path, 80, 4, False, 5.0))
@@ -153,6 +158,7 @@ def test_a_sender_that_does_not_wait_overwrites_and_the_reader_counts(tmp_path: 
     reader.join(5)
     play(1, 20)
     senders[0].finish(21)
+    assert Path(path).is_symlink() == linked
     senders[0].close()
     assert not Path(path).exists()
     rest = list(source)
