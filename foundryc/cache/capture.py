@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import re
 import sys
@@ -107,13 +108,23 @@ def _no_exit() -> Iterator[None]:
 
 
 def _torch() -> ModuleType:
-    """torch, imported late: it takes seconds, which bad options and a hit need not wait for."""
+    """torch, imported late: it takes seconds, which bad options and a hit need not wait for.
+
+    A third of them would go into looking for garbage in what is imported, all of which stays.
+    """
+    first, was_enabled = "torch" not in sys.modules, gc.isenabled()
+    gc.disable()
     try:
         import torch
     except ModuleNotFoundError as error:
         raise FoundryError(
             f"capturing needs {error.name}, which is not installed: {install('capture')}"
         ) from error
+    finally:
+        if first:
+            gc.freeze()  # nor when the process ends
+        if was_enabled:
+            gc.enable()
     return torch
 
 

@@ -6,6 +6,9 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_set_aside = False
+"""Whether what was there before the first body has been."""
+
 
 @contextmanager
 def collected() -> Iterator[None]:
@@ -16,10 +19,12 @@ def collected() -> Iterator[None]:
     and captures could not be compared. What is there before the first body is not looked at again
     until `done`: there are many of those objects and, with torch, many bodies.
     """
+    global _set_aside
     was_enabled = gc.isenabled()
     gc.collect()
-    if not gc.get_freeze_count():
+    if not _set_aside:
         gc.freeze()
+        _set_aside = True
     gc.disable()
     try:
         yield
@@ -30,4 +35,6 @@ def collected() -> Iterator[None]:
 
 def done() -> None:
     """No body follows: garbage is looked for everywhere again."""
+    global _set_aside
     gc.unfreeze()
+    _set_aside = False

@@ -20,7 +20,7 @@ class Knot:
 @pytest.fixture(autouse=True)
 def thawed():
     yield
-    gc.unfreeze()
+    done()
 
 
 def test_garbage_goes_where_a_body_begins_and_not_within_it():
