@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import os
 import re
 import sys
@@ -22,6 +21,7 @@ from foundryc.cache.stores import open_store
 from foundryrt.atomic import place
 from foundryrt.console import note
 from foundryrt.errors import FoundryError, install
+from foundryrt.import_torch import import_torch
 from foundryrt.parallel import available_threads
 from foundryrt.progress import progress_bar
 
@@ -108,24 +108,13 @@ def _no_exit() -> Iterator[None]:
 
 
 def _torch() -> ModuleType:
-    """torch, imported late: it takes seconds, which bad options and a hit need not wait for.
-
-    A third of them would go into looking for garbage in what is imported, all of which stays.
-    """
-    first, was_enabled = "torch" not in sys.modules, gc.isenabled()
-    gc.disable()
+    """torch, imported late: it takes seconds, which bad options and a hit need not wait for."""
     try:
-        import torch
+        return import_torch()
     except ModuleNotFoundError as error:
         raise FoundryError(
             f"capturing needs {error.name}, which is not installed: {install('capture')}"
         ) from error
-    finally:
-        if first:
-            gc.freeze()  # nor when the process ends
-        if was_enabled:
-            gc.enable()
-    return torch
 
 
 @contextmanager

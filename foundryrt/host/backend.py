@@ -36,6 +36,7 @@ from foundryrt.host.arena import Arena, arena_bytes
 from foundryrt.host.pipeline import HostPipeline
 from foundryrt.host.readback import HostReadback
 from foundryrt.host.weights import load
+from foundryrt.import_torch import import_torch
 from foundryrt.parallel import available_threads, processors
 from foundryrt.printable import quoted
 from foundryrt.sharing import digested_by
@@ -227,6 +228,7 @@ class HostBackend:
         if self._closed:  # by a pipeline, or while another thread launches
             raise closed()
         if graph not in self._tapes:
+            import_torch()
             from foundryrt.host.replay import arena_view, prepare
 
             view = arena_view(self.arena)

@@ -9,6 +9,7 @@ from ctypes import c_void_p
 from importlib import import_module
 
 from foundryrt.errors import FoundryError, install
+from foundryrt.import_torch import import_torch
 from foundryrt.trust import KeyPath
 from foundryrt.workload import RUN, PreparedWorkload, installed, names
 
@@ -31,6 +32,7 @@ def warm_up(device: int, host: bool) -> list[str]:
     if host:
         if importlib.util.find_spec("torch") is None:
             raise FoundryError(f"--host needs torch, which is not installed: {install('host')}")
+        import_torch()
         import_module("foundryrt.host.replay")
         ready.append("torch")
     try:
