@@ -20,8 +20,8 @@ import typer
 
 from foundryrt import __version__, options
 from foundryrt.errors import DISTRIBUTION, FoundryError
-from foundryrt.import_torch import own_process
 from foundryrt.printable import harmless, printable
+from foundryrt.process import begin_command
 from foundryrt.progress import clear_bar, progress_bar
 
 __all__ = [
@@ -70,7 +70,7 @@ def run_app(app: Callable[[], object]) -> None:
 
     Where stdout or a file fails in a way that the command does not know, one line says so.
     """
-    own_process()
+    begin_command()
     if logging.lastResort is not None:
         # Libraries and servers log what a client or a file said.
         logging.lastResort.setFormatter(_HarmlessLines())

@@ -21,7 +21,7 @@ from foundryc.cache.stores import open_store
 from foundryrt.atomic import place
 from foundryrt.console import note
 from foundryrt.errors import FoundryError, install
-from foundryrt.import_torch import import_torch
+from foundryrt.host.import_torch import import_torch
 from foundryrt.parallel import available_threads
 from foundryrt.progress import progress_bar
 

@@ -33,10 +33,10 @@ from foundryrt.convert import AnyArray
 from foundryrt.errors import FoundryError, UsageError, closed, install
 from foundryrt.host.admitted import check_names
 from foundryrt.host.arena import Arena, arena_bytes
+from foundryrt.host.import_torch import import_torch
 from foundryrt.host.pipeline import HostPipeline
 from foundryrt.host.readback import HostReadback
 from foundryrt.host.weights import load
-from foundryrt.import_torch import import_torch
 from foundryrt.parallel import available_threads, processors
 from foundryrt.printable import quoted
 from foundryrt.sharing import digested_by

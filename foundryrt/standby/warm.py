@@ -9,7 +9,7 @@ from ctypes import c_void_p
 from importlib import import_module
 
 from foundryrt.errors import FoundryError, install
-from foundryrt.import_torch import import_torch
+from foundryrt.host.import_torch import import_torch
 from foundryrt.trust import KeyPath
 from foundryrt.workload import RUN, PreparedWorkload, installed, names
 

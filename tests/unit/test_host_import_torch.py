@@ -12,8 +12,9 @@ import pytest
 CODE = """
 import gc, json, sys
 sys.path.insert(0, sys.argv[1])
-from foundryrt.import_torch import import_torch, own_process
-if "command" in sys.argv: own_process()
+from foundryrt.host.import_torch import import_torch
+from foundryrt.process import begin_command
+if "command" in sys.argv: begin_command()
 if "off" in sys.argv: gc.disable()
 try:
     module = import_torch()

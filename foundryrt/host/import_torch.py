@@ -6,13 +6,7 @@ import gc
 import sys
 from types import ModuleType
 
-_own = False
-
-
-def own_process() -> None:
-    """Say that this process is a command's: what is there once torch is stays until it ends."""
-    global _own
-    _own = True
+from foundryrt.process import is_command
 
 
 def import_torch() -> ModuleType:
@@ -28,7 +22,7 @@ def import_torch() -> ModuleType:
     try:
         import torch
     finally:
-        if _own:
+        if is_command():
             gc.freeze()
         if was_enabled:
             gc.enable()
