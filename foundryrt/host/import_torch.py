@@ -15,8 +15,9 @@ def import_torch() -> ModuleType:
     An import makes so many objects that looking through them takes a fourth of it, and, in a
     command, as long again when the process ends.
     """
-    if "torch" in sys.modules:
-        return sys.modules["torch"]
+    known = sys.modules.get("torch")
+    if known is not None:
+        return known
     was_enabled = gc.isenabled()
     gc.disable()
     try:
