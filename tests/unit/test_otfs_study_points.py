@@ -11,7 +11,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 from foundryrt.errors import FoundryError, UsageError
 from otfs_pipeline.link.profile import VEHICULAR_A, Profile
 from otfs_pipeline.settings import Settings
-from otfs_pipeline.study import command, workers
+from otfs_pipeline.study import command
 from otfs_pipeline.study.journal import Journal
 from otfs_pipeline.study.point import Point
 
@@ -72,7 +71,8 @@ def test_a_backend_that_tells_nothing_before_its_end_works_in_rounds() -> None:
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import joblib
-from test_otfs_study_points import POINTS, workers
+from test_otfs_study_points import POINTS
+from otfs_pipeline.study import workers
 workers._ROUND = 1
 points = {{point.key: point for point in POINTS}}
 with joblib.parallel_config(backend="multiprocessing"):
