@@ -126,8 +126,7 @@ def _streamed(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Ti
         # One program a multiprocessor, with all of its shared memory for what is on its way.
         return Tiles(COLUMNS, depth, _filled(once, k, depth), 6)
     if _by_two(blocks):
-        if k % depth and k % 64 == 0:
-            depth = min(depth, 64)
+        depth = _dividing(k, depth)
         spans = 1 if blocks > 2 * PROCESSORS else min(most, max(2, 2 * PROCESSORS // blocks))
         tiles = Tiles(COLUMNS, depth, _filled(spans, k, depth), 5 * BLOCK // max(depth, 64))
         return fitting(tiles, count, weight, dtype, programs=2)
@@ -137,15 +136,13 @@ def _streamed(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Ti
 
 
 def _scaled(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Tiles:
-    """Those of a weight in FP8, whose depth counts for a row's bits: it is not by `count`.
+    """Those of a weight in FP8. A row's bits depend on their depth, so `count` leaves that alone.
 
     A program converts a tile, multiplies it, and only then goes on with the next. So there are
     always others beside it, with all of the shared memory for what is on its way.
     """
     n, k = weight.shape
-    depth = _depth(k, dtype)
-    if k % depth and k % 64 == 0:
-        depth = min(depth, 64)
+    depth = _dividing(k, _depth(k, dtype))
     blocks = triton.cdiv(n, COLUMNS)
     spans = min(_most_spans(k, depth, gated), max(1, 2 * PROCESSORS // blocks))
     tiles = Tiles(COLUMNS, depth, _filled(spans, k, depth), 9 * BLOCK // max(depth, 64))
@@ -156,7 +153,13 @@ def _scaled(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Tile
 def _depth(k: int, dtype: torch.dtype) -> int:
     """Float32 has no tensor cores here: a deep tile would be a long unrolled loop."""
     deepest = BLOCK if dtype.itemsize == 2 else 32
-    return min(deepest, max(16, 1 << (k - 1).bit_length()))
+    power: int = triton.next_power_of_2(k)
+    return min(deepest, max(16, power))
+
+
+def _dividing(k: int, depth: int) -> int:
+    """`depth`, or 64 where that divides K and `depth` does not."""
+    return min(depth, 64) if k % depth and k % 64 == 0 else depth
 
 
 def _most_spans(k: int, depth: int, gated: bool) -> int:
