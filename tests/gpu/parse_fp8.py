@@ -44,6 +44,8 @@ def products() -> Worst:
                 x = random(count, k, dtype=dtype)
                 product = x.double() @ exact(w).T
                 note("linear", dtype, linear(x, w), product)
+                aside = torch.cat((x[:, :1], x), 1)[:, 1:]  # no word begins where x does
+                note("aside", dtype, linear(aside, w), product)
                 note("bias", dtype, linear(x, w, bias), product + bias.double())
                 parts = linear_parts(x, w, bias).sum(0)
                 note("parts", dtype, parts, product + bias.double())

@@ -214,6 +214,13 @@ def run_fused(dtype: torch.dtype) -> None:
     normed_swiglu(added, total, norm, 1e-6, 0.0, None, normal(2 * WIDTH, HIDDEN))
 
 
+def run_many_rows() -> None:
+    """Products of more rows than are read as words."""
+    x = torch.zeros(32, HIDDEN, dtype=torch.bfloat16)
+    linear_parts(x, quantized(WIDTH, HIDDEN))
+    linear_swiglu(x, quantized(2 * WIDTH, HIDDEN))
+
+
 def quantized(*shape: int) -> Quantized:
     *outer, n, k = shape
     values = torch.zeros(shape, dtype=torch.float8_e4m3fn)
@@ -276,6 +283,11 @@ def quads(ptx: str) -> list[str]:
     return sorted(set(re.findall(r"\b(?:ld|st)\.\S*global\.v4\.b32", ptx)))
 
 
+def copied(ptx: str) -> list[int]:
+    """Bytes that a thread copies into shared memory at once."""
+    return sorted({int(size, 0) for size in re.findall(r"cp\.async\.c\w.* (0x\w+|\d+), ", ptx)})
+
+
 def multiplied(ptx: str) -> list[str]:
     """Types of what tensor cores multiply."""
     return sorted(set(re.findall(r"mma\S*\.m\d+n\d+k\d+\S*?\.f32\.(\w+\.\w+)", ptx)))
@@ -305,6 +317,7 @@ def main() -> None:
                 of_pass[f"{dtype} {slots}x{length}"] = here
             here = []
             run_fused(dtype)
+        run_many_rows()
     report = {
         name: {
             "programmatic": all(k.metadata.launch_pdl for k in kernels.values()),
@@ -314,6 +327,8 @@ def main() -> None:
             "products": [products(k.asm["ttgir"]) for k in kernels.values()],
             "sent": [sent(k.asm["ttgir"]) for k in kernels.values()],
             "chains": [chains(k.asm["ttgir"]) for k in kernels.values()],
+            "copied": [copied(k.asm["ptx"]) for k in kernels.values()],
+            "converted": ["cvt.rn.f16x2.e4m3x2" in k.asm["ptx"] for k in kernels.values()],
             "quads": [quads(k.asm["ptx"]) for k in kernels.values()],
             "multiplied": [multiplied(k.asm["ptx"]) for k in kernels.values()],
         }

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -24,6 +26,7 @@ from parse_runtime.kernels.cuda import routing, stream
 from parse_runtime.kernels.cuda import swiglu as cuda_swiglu
 from parse_runtime.kernels.cuda.dequantize import dequantize
 from parse_runtime.kernels.cuda.tiles import Tiles
+from parse_runtime.kernels.cuda.words import WORD, placed
 from parse_runtime.kernels.quantized import plain, weight_of
 
 
@@ -71,6 +74,48 @@ def quantized() -> dict[str, float]:
         streamed = cuda_swiglu.stream_swiglu(x, gates, gelu)
         found[f"fp8 stream_swiglu {shape}"] = distance(streamed, gated)
     return found
+
+
+def words() -> dict[str, float]:
+    """Products of bfloat16 rows with FP8 weights that are read as words."""
+    found = {}
+    for count, n, k, depth in ((1, 100, 96, 32), (5, 1040, 512, 128), (16, 64, 192, 64)):
+        wide, bias = torch.randn(count, k + 3).bfloat16(), torch.randn(n)
+        w = quantize(torch.randn(n, k) * k**-0.5)
+        half = -(-n // 128) * 128
+        gates = quantize(torch.randn(2 * half, k) * k**-0.5)
+        tiles = Tiles(64, depth, 1 if depth == k else 2, 2, words=True)
+        for first in (0, 3):  # columns of a wider tensor, of which a word may lie askew
+            x = wide[:, first : first + k]
+            expected = x.double() @ exact(w).T + bias
+            parts = stream.stream_parts(x, w, bias, tiles)
+            shape = f"{count}x{n}x{k} {first}"
+            found[f"words {shape}"] = distance(parts.sum(0), expected)
+            streamed = cuda_swiglu.stream_swiglu(x, gates, False, replace(tiles, spans=1))
+            gated = swiglu.swiglu(x.double() @ exact(gates).T, False)
+            # The interpreter cuts off what bfloat16 has no bits for.
+            far = (streamed - gated).abs() > gated.abs() / 128
+            found[f"words stream_swiglu {shape}"] = float(far.sum())
+    return found
+
+
+@triton.jit
+def _place(out, WORDS: tl.constexpr):
+    first = tl.arange(0, WORDS)[None, :] * WORD
+    columns = placed(first, first + 1, first + 2, first + 3)
+    tl.store(out + tl.arange(0, WORDS * WORD)[None, :], columns)
+
+
+def sixteens() -> bool:
+    """Of columns that one `mma` has of 32, each thread two of a word, all are of one sixteen."""
+    place = torch.zeros(128, dtype=torch.int32)
+    _place[(1,)](place, WORDS=32)
+    found = []
+    for group in place.view(4, 32):
+        for half in (0, 2):  # of the four columns that a thread has in a word
+            own = group.view(8, 4)[:, half : half + 2].flatten()
+            found.append(sorted(own.tolist()))
+    return sorted(found) == [list(range(16 * i, 16 * i + 16)) for i in range(8)]
 
 
 def fused() -> dict[str, float]:
@@ -187,9 +232,6 @@ def compiled() -> bool:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    flags = {"grouped": grouped(), "compiled": compiled()}
-    print(
-        json.dumps(
-            {**products(), **quantized(), **fused(), **mixture(), **quantized_mixture(), **flags}
-        )
-    )
+    flags = {"grouped": grouped(), "compiled": compiled(), "sixteens": sixteens()}
+    distances = {**products(), **quantized(), **words(), **fused()}
+    print(json.dumps({**distances, **mixture(), **quantized_mixture(), **flags}))

@@ -87,6 +87,25 @@ def test_rows_in_fp8_are_multiplied_as_they_are(report: Any) -> None:
         assert found and all(kinds == ["e4m3.e4m3"] for kinds in found), name
 
 
+def test_fp8_weights_are_added_up_by_sixteens(report: Any) -> None:
+    """As `words.py` and `wgmma` do, if the compiler gives threads what is expected of it.
+
+    Few rows and their weights come into shared memory 16 bytes at a time, scales by 4.
+    """
+    for name in ("_stream", "_stream_swiglu"):
+        kernel = report["kernels"][name]
+        every = zip(kernel["products"], kernel["copied"], kernel["converted"], strict=True)
+        found = [one[:2] for one in every if one[2] and "nvidia_mma" in one[0][0]]
+        few = [one for one in found if len(one[0]) == 2]
+        assert few and len(few) < len(found), name
+        for layouts, copied in few:
+            assert all("versionMajor = 2" in one and "kWidth = 4" in one for one in layouts), name
+            assert copied == [4, 16], name
+        for layouts, _ in found:
+            if len(layouts) == 1:
+                assert "versionMajor = 3" in layouts[0] and "kWidth = 2" in layouts[0], name
+
+
 def test_fused_kernels_sum_in_the_order_of_those_they_replace(report: Any) -> None:
     """Products, a row's norm, and its heads' norms have one layout of warps and lanes each."""
 

@@ -29,6 +29,7 @@ def test_interpreted_kernels_near_the_references():
     report = kernel_report("parse_linear_interpreted.py", interpreted=True)
     assert report.pop("grouped")
     assert report.pop("compiled")
+    assert report.pop("sixteens")
     for name, error in report.items():
         assert error < 2e-6, name
 
@@ -68,6 +69,8 @@ def test_programs_hold_no_more_than_their_span_has(n, k, count, gated, shares, d
         assert 0 < tiles.early <= last
     else:
         assert not tiles.early
+    if tiles.words:
+        assert scaled and count <= 16 and 16 * k % tiles.depth == tiles.depth % 32 == 0
 
 
 @given(

@@ -113,7 +113,7 @@ def _stream_shares(
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     total = stream_tile(
         x, weight, None, None, row, column, 0, 1, count, n, k, x_stride, w_stride,
-        DEPTH, EVEN, STAGES, EARLY, False,
+        DEPTH, EVEN, STAGES, EARLY, False, False,
     )  # fmt: skip
     first = tl.program_id(1) * COLUMNS
     share(

@@ -18,6 +18,7 @@ from torch import Tensor
 from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.early import append, hold, rows_of
 from parse_runtime.kernels.cuda.tiles import Tiles, choose, tile_rows
+from parse_runtime.kernels.cuda.words import words_product
 from parse_runtime.kernels.quantized import BLOCK, Weight, split
 
 _BLOCK = tl.constexpr(BLOCK)
@@ -50,17 +51,23 @@ def _launch(
     values, scale = split(weight)
     count, (n, k) = x.shape[0], values.shape
     tiles = tiles or choose(values, x.dtype, count)
-    if x.stride(1) != 1:
-        x = x.contiguous()
+    x = readable(x)
     dtype = torch.float32 if tiles.spans > 1 else single
     parts = torch.empty(tiles.spans, count, n, dtype=dtype, device=x.device)
     rows = tile_rows(count)
     _stream[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns), tiles.spans](
         x, values, scale, bias, parts, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        STAGES=tiles.stages, EARLY=tiles.early, APART=tiles.apart, **tiles.options, **OPTIONS,
+        STAGES=tiles.stages, EARLY=tiles.early, APART=tiles.apart, WORDS=tiles.words,
+        **tiles.options, **OPTIONS,
     )  # fmt: skip
     return parts
+
+
+def readable(x: Tensor) -> Tensor:
+    """These rows, or a copy of them where they cannot be read in words of four values."""
+    good = x.stride(1) == 1 and x.stride(0) % 4 == 0 and x.storage_offset() % 4 == 0
+    return x if good else x.clone(memory_format=torch.contiguous_format)
 
 
 # Values of a count would choose other machine code, and so perhaps other bits.
@@ -68,7 +75,7 @@ def _launch(
 def _stream(
     x, weight, scale, bias, out, count, n, k, x_stride, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
-    STAGES: tl.constexpr, EARLY: tl.constexpr, APART: tl.constexpr,
+    STAGES: tl.constexpr, EARLY: tl.constexpr, APART: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
     release()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -76,7 +83,7 @@ def _stream(
     span = tl.program_id(2)
     total = stream_tile(
         x, weight, scale, bias, row, column, span, tl.num_programs(2), count, n, k,
-        x_stride, w_stride, DEPTH, EVEN, STAGES, EARLY, APART,
+        x_stride, w_stride, DEPTH, EVEN, STAGES, EARLY, APART, WORDS,
     )  # fmt: skip
     out += (span * count + row).to(tl.int64)[:, None] * n + column[None, :]
     tl.store(out, total.T, (row < count)[:, None] & (column < n)[None, :])
@@ -86,7 +93,7 @@ def _stream(
 def stream_tile(
     x, weight, scale, bias, row, column, span, spans, count, n, k, x_stride, w_stride,
     DEPTH: tl.constexpr, EVEN: tl.constexpr, STAGES: tl.constexpr, EARLY: tl.constexpr,
-    APART: tl.constexpr,
+    APART: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
     """A span's sums [columns, rows] of a product, for a kernel that has not waited yet."""
     tiles = tl.cdiv(k, DEPTH)
@@ -99,20 +106,34 @@ def stream_tile(
     x_row = x + row.to(tl.int64)[:, None] * x_stride
     if scale is not None:
         scale = scales(scale, 0, n, tl.program_id(1) * column.shape[0], k)
-    depth = tl.arange(0, DEPTH)
     total = tl.zeros((column.shape[0], row.shape[0]), tl.float32)
-    rows = rows_of(x_row, (row < count)[:, None], first, DEPTH, EARLY)
+    there = (row < count)[:, None]
+    rows = rows_of(x_row, there, first, DEPTH, EARLY)
     for tile in tl.static_range(EARLY):
         begin = (first + tile) * DEPTH
         total = add_product(total, held[tile], rows[tile], scale, begin, APART=APART)
     for tile in tl.range(first + EARLY, last, num_stages=STAGES):
-        at = tile * DEPTH + depth[None, :]
-        w = load_weight(w_row, at, k, EVEN)
-        a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
-        total = add_product(total, w, a, scale, tile * DEPTH, APART=APART)
+        total = add_tile(total, w_row, x_row, there, scale, tile, k, DEPTH, EVEN, APART, WORDS)
     if bias is not None and span == 0:
         total += tl.load(bias + tl.minimum(column, n - 1)).to(tl.float32)[:, None]
     return total
+
+
+@triton.jit
+def add_tile(
+    total, w_row, x_row, there, scale, tile, k,
+    DEPTH: tl.constexpr, EVEN: tl.constexpr, APART: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
+    """total + the tile that begins `tile` * DEPTH columns into the rows `w_row` of a weight, times
+    the same columns of the rows `x_row` that are there, transposed."""
+    if WORDS:
+        product = words_product(w_row, x_row, there, tile, DEPTH)
+        return total + product * tl.load(scale + tile * DEPTH // _BLOCK)
+    else:
+        at = tile * DEPTH + tl.arange(0, DEPTH)[None, :]
+        w = load_weight(w_row, at, k, EVEN)
+        a = load_rows(x_row, at, there, k, EVEN)
+        return add_product(total, w, a, scale, tile * DEPTH, APART=APART)
 
 
 @triton.jit

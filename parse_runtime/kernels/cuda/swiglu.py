@@ -11,9 +11,9 @@ from parse_runtime.kernels.cuda.chain import OPTIONS, opaque, release, wait
 from parse_runtime.kernels.cuda.early import hold, rows_of
 from parse_runtime.kernels.cuda.stream import (
     add_product,
+    add_tile,
     halves,
-    load_rows,
-    load_weight,
+    readable,
     scales,
 )
 from parse_runtime.kernels.cuda.tiles import Tiles, choose, tile_rows
@@ -38,15 +38,14 @@ def stream_swiglu(
     values, scale = split(gate_up)
     count, n, k = x.shape[0], values.shape[0] // 2, values.shape[1]
     tiles = tiles or choose(values, x.dtype, count, gated=True)
-    if x.stride(1) != 1:
-        x = x.contiguous()
+    x = readable(x)
     out = torch.empty(count, n, dtype=x.dtype, device=x.device)
     rows = tile_rows(count)
     _stream_swiglu[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns // 2)](
         x, values, scale, out, count, n, k, x.stride(0), values.stride(0),
         ROWS=rows, COLUMNS=tiles.columns // 2, DEPTH=tiles.depth, EVEN=k % tiles.depth == 0,
-        STAGES=tiles.stages, EARLY=tiles.early, APART=tiles.apart, GELU=gelu, **tiles.options,
-        **OPTIONS,
+        STAGES=tiles.stages, EARLY=tiles.early, APART=tiles.apart, WORDS=tiles.words, GELU=gelu,
+        **tiles.options, **OPTIONS,
     )  # fmt: skip
     return out
 
@@ -66,7 +65,8 @@ def _swiglu(gate_up, out, width, GELU: tl.constexpr, BLOCK: tl.constexpr):
 def _stream_swiglu(
     x, weight, scale, out, count, n, k, x_stride, w_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, EVEN: tl.constexpr,
-    STAGES: tl.constexpr, EARLY: tl.constexpr, APART: tl.constexpr, GELU: tl.constexpr,
+    STAGES: tl.constexpr, EARLY: tl.constexpr, APART: tl.constexpr, WORDS: tl.constexpr,
+    GELU: tl.constexpr,
 ):  # fmt: skip
     release()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -80,21 +80,17 @@ def _stream_swiglu(
     if scale is not None:
         scale = scales(scale, both // COLUMNS, n, tl.program_id(1) * COLUMNS, k)[:, None]
     x_row = x + row.to(tl.int64)[:, None] * x_stride
-    depth = tl.arange(0, DEPTH)
     total = tl.zeros((2 * COLUMNS, ROWS), tl.float32)
-    rows = rows_of(x_row, (row < count)[:, None], 0, DEPTH, EARLY)
+    there = (row < count)[:, None]
+    rows = rows_of(x_row, there, 0, DEPTH, EARLY)
     for tile in tl.static_range(EARLY):
         total = add_product(total, held[tile], rows[tile], scale, tile * DEPTH, APART=APART)
     for tile in tl.range(EARLY, last, num_stages=STAGES):
-        at = tile * DEPTH + depth[None, :]
-        w = load_weight(w_row, at, k, EVEN)
-        a = load_rows(x_row, at, (row < count)[:, None], k, EVEN)
-        total = add_product(total, w, a, scale, tile * DEPTH, APART=APART)
+        total = add_tile(total, w_row, x_row, there, scale, tile, k, DEPTH, EVEN, APART, WORDS)
     gate, up = halves(total)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     out += row.to(tl.int64)[:, None] * n + column[None, :]
-    there = (row < count)[:, None] & (column < n)[None, :]
-    tl.store(out, activate(gate, GELU) * up, there)
+    tl.store(out, activate(gate, GELU) * up, there & (column < n)[None, :])
 
 
 @triton.jit

@@ -50,13 +50,15 @@ class Tiles:
     early: int = 0
     apart: bool = False
     registers: int | None = None
-    """Of a thread that holds some: with more, fewer programs would fit beside each other."""
+    """Of a thread, at most; of one that holds some, so that others fit beside its program."""
+    words: bool = False
+    """Whether they are read as `words.py` does, by half as many warps."""
 
     @property
     def options(self) -> dict[str, int]:
         """Launch options."""
         bound = {} if self.registers is None else {"maxnreg": self.registers}
-        return {"num_warps": 4, "num_stages": self.stages, **bound}
+        return {"num_warps": 2 if self.words else 4, "num_stages": self.stages, **bound}
 
 
 @dataclass(frozen=True)
@@ -139,13 +141,20 @@ def _scaled(weight: Tensor, dtype: torch.dtype, count: int, gated: bool) -> Tile
     """Those of a weight in FP8. A row's bits depend on their depth, so `count` leaves that alone.
 
     A program converts a tile, multiplies it, and only then goes on with the next. So there are
-    always others beside it, with all of the shared memory for what is on its way.
+    always others beside it, with all of the shared memory for what is on its way. Of few rows the
+    compiler would keep to fewer registers than it is allowed here, and convert and multiply in
+    turn (benchmarks/results/parse_fp8_words.json).
     """
     n, k = weight.shape
     depth = _dividing(k, _depth(k, dtype))
     blocks = triton.cdiv(n, COLUMNS)
     spans = min(_most_spans(k, depth, gated), max(1, 2 * PROCESSORS // blocks))
-    tiles = Tiles(COLUMNS, depth, _filled(spans, k, depth), 9 * BLOCK // max(depth, 64))
+    words = count <= 16 and dtype == torch.bfloat16 and k % depth == 0 and depth % 32 == 0
+    words = words and _is_hopper()
+    tiles = Tiles(
+        COLUMNS, depth, _filled(spans, k, depth), 9 * BLOCK // max(depth, 64),
+        registers=REGISTERS if words else None, words=words,
+    )  # fmt: skip
     programs = 2 if not gated or _by_two(blocks) else 3
     return fitting(tiles, count, weight, dtype, programs)
 
@@ -199,6 +208,12 @@ def fitting(
     stage = line * tiles.depth
     stages = max(1, min(tiles.stages, shared_memory() // (programs * stage)))
     return replace(tiles, stages=stages)
+
+
+@cache
+def _is_hopper() -> bool:
+    """Whether more rows are multiplied by `wgmma`; so it is taken to be where there is no GPU."""
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] == 9
 
 
 @cache
