@@ -5,24 +5,34 @@ The ranks of one read other rows of a tensor than those of another, or one proce
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
-from foundryrt.bundle.schema import Manifest, WeightFile, WeightSource
+from foundryrt.bundle.schema import Manifest, WeightSource
 from foundryrt.errors import UsageError
+from foundryrt.parallel import each
 from foundryrt.printable import quoted
 from foundryrt.progress import progress_bar
-from foundryrt.weight_files import map_file
+from foundryrt.weight_files import FileState, map_file
 from foundryrt.weights import find_file, hasher
 
 Part = tuple[str, int, int]
 """A file's name, where the part begins, and its bytes."""
 
 
-def check_same_weights(own: Manifest, other: Manifest, folder: Path | None) -> None:
+def check_same_weights(
+    own: Manifest,
+    other: Manifest,
+    folder: Path | None,
+    compared: Mapping[str, FileState] | None = None,
+) -> None:
     """UsageError unless both read the same tensors, with the same contents.
 
     Digests tell so of parts that both read. What `own` alone reads is looked for in the files of
-    `other`, which are read for it: in `folder`, or where they were at its capture.
+    `other`, in `folder`, or where they were at its capture. A file is read for it unless it is as
+    in `compared`, by name: in that state its contents were compared with the digests of `own`.
+    Those of `other` are compared when it is loaded.
     """
     for manifest in (own, other):
         if not manifest.weights.sources:
@@ -34,21 +44,28 @@ def check_same_weights(own: Manifest, other: Manifest, folder: Path | None) -> N
     if unlike := sorted(tensors[0] ^ tensors[1]):
         raise UsageError(f"the bundle has other weights ({quoted(unlike[0][1])})")
     files = {file.name: file for file in other.weights.files}
-    theirs, left = _parts(other), list[tuple[WeightFile, WeightSource]]()
+    theirs, left = _parts(other), list[tuple[str, WeightSource]]()
     for part, source in _parts(own).items():
         same = theirs.get(part)
         if same is None or bool(same.blake3) != bool(source.blake3):
-            left.append((files[part[0]], source))
+            left.append((part[0], source))
         elif same.digest != source.digest:
             raise _unlike(source)
+    paths = {name: find_file(files[name], folder) for name, _ in left}
+    now = {name: FileState.of(path.stat()) for name, path in paths.items()}
+    left = [(name, source) for name, source in left if now[name] != (compared or {}).get(name)]
+    done = count(1)
     with progress_bar(len(left), "comparing weights") as update:
-        for number, (file, source) in enumerate(left, 1):
-            _check(file, source, folder)
-            update(number)
+
+        def check(part: tuple[str, WeightSource]) -> None:
+            _check(paths[part[0]], part[1])
+            update(next(done))
+
+        each(check, left)
 
 
-def _check(file: WeightFile, source: WeightSource, folder: Path | None) -> None:
-    data = map_file(find_file(file, folder))[source.offset : source.offset + source.length]
+def _check(path: Path, source: WeightSource) -> None:
+    data = map_file(path)[source.offset : source.offset + source.length]
     taken = hasher(source)
     taken.update(data)
     if taken.digest() != source.digest:

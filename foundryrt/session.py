@@ -20,6 +20,7 @@ from foundryrt.grow import growing_regions, grown, rows_of
 from foundryrt.remote.bundle import open_bundle
 from foundryrt.same_weights import check_same_weights
 from foundryrt.trust import KeyPath, resolve
+from foundryrt.weight_files import states_by_name
 from foundryrt.whole import whole
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from foundryrt.protocols import GraphKey, Tensor
     from foundryrt.ranks.followers import Followers
     from foundryrt.trust import Trust
+    from foundryrt.weight_files import FileState
 
 _ADDRESSES = (1 << 64) - 1
 
@@ -57,6 +59,8 @@ class Session:
         self.graphs = [(graph.name, dict(graph.key)) for graph in manifest.graphs]
         """Name and key of every graph."""
         self._tensors = {(tensor.graph, tensor.name): tensor for tensor in manifest.tensors}
+        self._compared: dict[str, FileState] = {}
+        """Weight files, by name, as they were when their contents were compared."""
 
     @classmethod
     def open(
@@ -106,7 +110,11 @@ class Session:
             if grow:
                 bundle.manifest = grown(bundle.manifest, grow)
             (index,) = [None] if first is None else _indices(bundle, [first])
-            return cls(bundle, _open(bundle, how, index, load_weights, base, place), how)
+            loads = load_weights and "weights" not in (place or {})
+            before = states_by_name(bundle.manifest, how.weights) if loads else {}
+            session = cls(bundle, _open(bundle, how, index, load_weights, base, place), how)
+            session._note_compared(before)
+            return session
         except BaseException:
             bundle.close()
             raise
@@ -143,7 +151,13 @@ class Session:
             order = _indices(bundle, first(bundle))
             followers = others(bundle)
             how = replace(how, device=device, followers=followers)
-            return Session(bundle, _open(bundle, how, place=place, order=order), how)
+            before = states_by_name(bundle.manifest, how.weights)
+            session = Session(bundle, _open(bundle, how, place=place, order=order), how)
+            if "weights" in place:
+                session._compared = self._compared
+            else:
+                session._note_compared(before)
+            return session
         except BaseException:
             bundle.close()
             raise
@@ -151,9 +165,11 @@ class Session:
     def check_weights(self, other: Bundle) -> None:
         """UsageError unless another bundle, for any number of ranks, has the same weights.
 
-        Files are read for it where the two bundles read other parts of them.
+        Where the two read other parts of a file, it is read for it, unless it is the one that this
+        session has compared, and was not changed since.
         """
-        check_same_weights(self._bundle.manifest, other.manifest, self._how.weights)
+        own, folder = self._bundle.manifest, self._how.weights
+        check_same_weights(own, other.manifest, folder, self._compared)
 
     @property
     def timeline(self) -> list[tuple[str, float]]:
@@ -300,7 +316,9 @@ class Session:
 
         `check=False` compares only the files' sizes, not the digests of their contents.
         """
+        before = states_by_name(self._bundle.manifest, self._how.weights) if check else {}
         self._backend().load_weights(check)
+        self._note_compared(before)
 
     def free_memory(self) -> int | None:
         """Bytes of the device that can still be allocated, by any process; None on the host."""
@@ -309,6 +327,11 @@ class Session:
     def synchronize(self) -> None:
         """Wait for everything queued on the session's stream; nothing to wait for on host."""
         self._backend().synchronize()
+
+    def _note_compared(self, before: Mapping[str, FileState]) -> None:
+        """Contents were compared since then, of files that are still as they were."""
+        now = states_by_name(self._bundle.manifest, self._how.weights) if before else {}
+        self._compared = {name: state for name, state in before.items() if now.get(name) == state}
 
     def _backend(self) -> Backend:
         if self._opened is None:

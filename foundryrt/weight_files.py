@@ -6,6 +6,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from foundryrt.weights import WeightsChanged, find_file
 class FileState(NamedTuple):
     """Which file it is, and since when it has been as it is, as the system says.
 
-    Ranks that share out the digests of one file compare it before they read and afterwards.
+    Ranks that share out the digests of one file compare it before they read and afterwards, and a
+    session whether the file that it has compared is still the one that another bundle is to read.
     """
 
     device: int
@@ -47,6 +49,15 @@ def unpacked(data: bytes | memoryview) -> list[FileState]:
 def file_states(manifest: Manifest, folder: Path | None) -> list[FileState]:
     """The state of each weight file; errors are those of `find_file`."""
     return [FileState.of(find_file(file, folder).stat()) for file in manifest.weights.files]
+
+
+def states_by_name(manifest: Manifest, folder: Path | None) -> dict[str, FileState]:
+    """The state of each weight file that is there, by its name."""
+    found = {}
+    for file in manifest.weights.files:
+        with suppress(FoundryError, OSError):
+            found[file.name] = FileState.of(find_file(file, folder).stat())
+    return found
 
 
 class OpenFile:

@@ -14,11 +14,12 @@ from safetensors.numpy import save_file
 
 from foundryc.recorder import Recorder
 from foundryc.weights import TensorFile, WeightSlice, whole
-from foundryrt import Session
+from foundryrt import Session, same_weights
 from foundryrt.bundle.reader import Bundle
 from foundryrt.errors import FoundryError, RankLost
 from foundryrt.ranks.followers import Followers
 from foundryrt.sharing import digesters
+from foundryrt.weight_files import map_file
 from foundryrt.weights import WeightsChanged, WeightsMissing
 from tests.host import rank_processes as processes
 
@@ -143,6 +144,58 @@ def test_a_file_that_is_not_there_costs_no_session(bundle: Path) -> None:
         file.with_suffix(".away").rename(file)
         session.load_weights()
         np.testing.assert_array_equal(gathered(session), [own(rank) for rank in range(WORLD)])
+
+
+@pytest.fixture
+def by_row(bundle: Path) -> Path:
+    """A bundle of the same file for as many ranks as tensors have rows, each of which reads one."""
+    stored = TensorFile(bundle.with_name("w.safetensors")).tensors
+    path = bundle.with_name("by_row.fdy")
+    with Recorder(target="host", workload="ranks", settings={}) as recorder:
+        ranks = recorder.ranks(ROWS, 4096)
+        for name, values in VALUES.items():
+            slices = [
+                WeightSlice(stored[name], 1, WORLD * WIDTH, source_row=rank, rank=rank)
+                for rank in range(ROWS)
+            ]
+            tensor = torch.from_numpy(values[:1].copy())
+            recorder.register(name, tensor, role="weight", slices=slices)
+        with recorder.graph("nothing") as graph:
+            graph.output("zeros", ranks.all_gather(torch.zeros(1)))
+        recorder.save(path)
+    return path
+
+
+def test_weights_that_a_session_has_compared_are_not_read_again(
+    bundle: Path, by_row: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a bundle of other parts. They are if they were loaded unseen, or the file is another."""
+    read = []
+
+    def noted(path: Path) -> memoryview:
+        read.append(path)
+        return map_file(path)
+
+    monkeypatch.setattr(same_weights, "map_file", noted)
+    file = bundle.with_name("w.safetensors")
+
+    def reads(session: Session) -> bool:
+        read.clear()
+        session.check_weights(other)
+        return bool(read)
+
+    with Bundle.open(by_row) as other:
+        with opened(bundle, load_weights=False) as session:
+            assert reads(session)
+            session.load_weights()
+            assert not reads(session)
+            session.load_weights(check=False)
+            assert reads(session)
+        with Session.open(bundle) as session:
+            assert not reads(session)
+            file.replace(file.with_suffix(".away"))
+            file.write_bytes(file.with_suffix(".away").read_bytes())
+            assert reads(session)
 
 
 @pytest.mark.parametrize(

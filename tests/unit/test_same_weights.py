@@ -13,9 +13,11 @@ from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from foundryrt import same_weights
 from foundryrt.bundle.schema import WeightFile, Weights, WeightSource
 from foundryrt.errors import UsageError
 from foundryrt.same_weights import check_same_weights
+from foundryrt.weight_files import FileState
 from foundryrt.weights import WeightsMissing
 
 ROWS, COLUMNS = 8, 3
@@ -81,6 +83,22 @@ def test_parts_that_both_read_need_no_file(tmp_path: Path) -> None:
         check_same_weights(
             manifest(gone, DATA, {"a": [0, ROWS]}), manifest(gone, DATA, halves), None
         )
+
+
+def test_a_file_that_was_compared_is_read_where_it_is_another_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, new = tmp_path / "w.bin", tmp_path / "new.bin"
+    path.write_bytes(DATA)
+    new.write_bytes(bytes(SIZE))
+    own, other = (manifest(path, DATA, {"a": ends}) for ends in ([0, 4, ROWS], [0, ROWS]))
+    compared = {"w.bin": FileState.of(path.stat())}
+    with monkeypatch.context() as unread:
+        unread.setattr(same_weights, "map_file", lambda _: pytest.fail("it was read"))
+        check_same_weights(own, other, None, compared)
+    new.replace(path)
+    with pytest.raises(UsageError, match="has other weights \\('a"):
+        check_same_weights(own, manifest(path, bytes(SIZE), {"a": [0, ROWS]}), None, compared)
 
 
 def test_other_tensors_and_none_are_refused(path: Path) -> None:
