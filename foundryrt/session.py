@@ -329,8 +329,13 @@ class Session:
         self._backend().synchronize()
 
     def _note_compared(self, before: Mapping[str, FileState]) -> None:
-        """Contents were compared since then, of files that are still as they were."""
-        now = states_by_name(self._bundle.manifest, self._how.weights) if before else {}
+        """Contents were compared since then, of files that are still as they were.
+
+        One rank alone compares its own parts of them.
+        """
+        manifest, how = self._bundle.manifest, self._how
+        every = not manifest.ranks or how.followers is not None
+        now = states_by_name(manifest, how.weights) if before and every else {}
         self._compared = {name: state for name, state in before.items() if now.get(name) == state}
 
     def _backend(self) -> Backend:

@@ -191,11 +191,13 @@ def test_weights_that_a_session_has_compared_are_not_read_again(
             assert not reads(session)
             session.load_weights(check=False)
             assert reads(session)
-        with Session.open(bundle) as session:
+        with opened(bundle) as session:
             assert not reads(session)
             file.replace(file.with_suffix(".away"))
             file.write_bytes(file.with_suffix(".away").read_bytes())
             assert reads(session)
+        with Session.open(bundle) as alone:
+            assert reads(alone)
 
 
 @pytest.mark.parametrize(
