@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
+from threading import Lock
 
 from foundryrt.bundle.schema import Manifest, WeightSource
 from foundryrt.errors import UsageError
 from foundryrt.parallel import each
 from foundryrt.printable import quoted
 from foundryrt.progress import progress_bar
-from foundryrt.weight_files import FileState, map_file
+from foundryrt.weight_files import FileState, map_file, states_by_name
 from foundryrt.weights import find_file, hasher
 
 Part = tuple[str, int, int]
@@ -52,14 +53,16 @@ def check_same_weights(
         elif same.digest != source.digest:
             raise _unlike(source)
     paths = {name: find_file(files[name], folder) for name, _ in left}
-    now = {name: FileState.of(path.stat()) for name, path in paths.items()}
-    left = [(name, source) for name, source in left if now[name] != (compared or {}).get(name)]
-    done = count(1)
+    now = states_by_name(other, folder)
+    known = {name for name, state in (compared or {}).items() if now.get(name) == state}
+    left = [(name, source) for name, source in left if name not in known]
+    done, order = count(1), Lock()
     with progress_bar(len(left), "comparing weights") as update:
 
         def check(part: tuple[str, WeightSource]) -> None:
             _check(paths[part[0]], part[1])
-            update(next(done))
+            with order:
+                update(next(done))
 
         each(check, left)
 

@@ -200,6 +200,31 @@ def test_weights_that_a_session_has_compared_are_not_read_again(
             assert reads(alone)
 
 
+def test_what_a_session_has_compared_is_known_to_those_after_it(
+    bundle: Path, by_row: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To ranks that took its place and compared again, and to a bundle over the same weights."""
+    monkeypatch.setattr(same_weights, "map_file", lambda _: pytest.fail("a file was read"))
+    one = bundle.with_name("one.fdy")
+    stored = TensorFile(bundle.with_name("w.safetensors")).tensors
+    with Recorder(target="host", workload="one", settings={}) as recorder:
+        for name, values in VALUES.items():
+            tensor = torch.from_numpy(values.copy())
+            recorder.register(name, tensor, role="weight", slices=whole(stored[name]))
+        with recorder.graph("nothing") as graph:
+            graph.output("zeros", torch.zeros(1) + 0)
+        recorder.save(one)
+    with Session.open(one) as first, first.beside(one, lambda *_: ["weights"]) as second:
+        with Bundle.open(by_row) as rows:
+            second.check_weights(rows)
+        with (
+            Followers.start(by_row, ROWS) as followers,
+            second.beside(by_row, lambda *_: [], lambda _: followers) as third,
+            Bundle.open(one) as again,
+        ):
+            third.check_weights(again)
+
+
 @pytest.mark.parametrize(
     ("command", "name"), [("run", "norm"), ("serve", "down"), ("serve", "norm")]
 )

@@ -51,7 +51,7 @@ def _launch(
     values, scale = split(weight)
     count, (n, k) = x.shape[0], values.shape
     tiles = tiles or choose(values, x.dtype, count)
-    x = readable(x)
+    x = readable(x, tiles)
     dtype = torch.float32 if tiles.spans > 1 else single
     parts = torch.empty(tiles.spans, count, n, dtype=dtype, device=x.device)
     rows = tile_rows(count)
@@ -64,10 +64,11 @@ def _launch(
     return parts
 
 
-def readable(x: Tensor) -> Tensor:
-    """These rows, or a copy of them where they cannot be read in words of four values."""
-    good = x.stride(1) == 1 and x.stride(0) % 4 == 0 and x.storage_offset() % 4 == 0
-    return x if good else x.clone(memory_format=torch.contiguous_format)
+def readable(x: Tensor, tiles: Tiles) -> Tensor:
+    """These rows, or a copy of them where they cannot be read as they lie."""
+    if tiles.words and (x.stride(0) % 4 or x.storage_offset() % 4):
+        return x.clone(memory_format=torch.contiguous_format)
+    return x if x.stride(1) == 1 else x.contiguous()
 
 
 # Values of a count would choose other machine code, and so perhaps other bits.

@@ -38,7 +38,7 @@ def stream_swiglu(
     values, scale = split(gate_up)
     count, n, k = x.shape[0], values.shape[0] // 2, values.shape[1]
     tiles = tiles or choose(values, x.dtype, count, gated=True)
-    x = readable(x)
+    x = readable(x, tiles)
     out = torch.empty(count, n, dtype=x.dtype, device=x.device)
     rows = tile_rows(count)
     _stream_swiglu[triton.cdiv(count, rows), triton.cdiv(n, tiles.columns // 2)](

@@ -50,9 +50,9 @@ class Tiles:
     early: int = 0
     apart: bool = False
     registers: int | None = None
-    """Of a thread, at most; of one that holds some, so that others fit beside its program."""
+    """The most that a thread may have; None leaves it to the compiler."""
     words: bool = False
-    """Whether they are read as `words.py` does, by half as many warps."""
+    """Whether `words.py` reads the weight's tiles, with half as many warps."""
 
     @property
     def options(self) -> dict[str, int]:
