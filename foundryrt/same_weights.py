@@ -5,6 +5,7 @@ The ranks of one read other rows of a tensor than those of another, or one proce
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -45,30 +46,32 @@ def check_same_weights(
     if unlike := sorted(tensors[0] ^ tensors[1]):
         raise UsageError(f"the bundle has other weights ({quoted(unlike[0][1])})")
     files = {file.name: file for file in other.weights.files}
-    theirs, left = _parts(other), list[tuple[str, WeightSource]]()
+    theirs, left = _parts(other), defaultdict[str, list[WeightSource]](list)
     for part, source in _parts(own).items():
         same = theirs.get(part)
         if same is None or bool(same.blake3) != bool(source.blake3):
-            left.append((part[0], source))
+            left[part[0]].append(source)
         elif same.digest != source.digest:
             raise _unlike(source)
-    paths = {name: find_file(files[name], folder) for name, _ in left}
-    now = states_by_name(other, folder)
-    known = {name for name, state in (compared or {}).items() if now.get(name) == state}
-    left = [(name, source) for name, source in left if name not in known]
+    now, unread = states_by_name(other, folder), list[tuple[memoryview, WeightSource]]()
+    for name, sources in left.items():
+        path = find_file(files[name], folder)
+        if compared is None or name not in compared or compared[name] != now.get(name):
+            data = map_file(path)
+            unread += [(data, source) for source in sources]
     done, order = count(1), Lock()
-    with progress_bar(len(left), "comparing weights") as update:
+    with progress_bar(len(unread), "comparing weights") as update:
 
-        def check(part: tuple[str, WeightSource]) -> None:
-            _check(paths[part[0]], part[1])
+        def check(part: tuple[memoryview, WeightSource]) -> None:
+            _check(*part)
             with order:
                 update(next(done))
 
-        each(check, left)
+        each(check, unread)
 
 
-def _check(path: Path, source: WeightSource) -> None:
-    data = map_file(path)[source.offset : source.offset + source.length]
+def _check(file: memoryview, source: WeightSource) -> None:
+    data = file[source.offset : source.offset + source.length]
     taken = hasher(source)
     taken.update(data)
     if taken.digest() != source.digest:

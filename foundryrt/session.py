@@ -110,11 +110,7 @@ class Session:
             if grow:
                 bundle.manifest = grown(bundle.manifest, grow)
             (index,) = [None] if first is None else _indices(bundle, [first])
-            loads = load_weights and "weights" not in (place or {})
-            before = states_by_name(bundle.manifest, how.weights) if loads else {}
-            session = cls(bundle, _open(bundle, how, index, load_weights, base, place), how)
-            session._note_compared(before)
-            return session
+            return cls._of_bundle(bundle, how, index, load_weights, base, place)
         except BaseException:
             bundle.close()
             raise
@@ -151,12 +147,9 @@ class Session:
             order = _indices(bundle, first(bundle))
             followers = others(bundle)
             how = replace(how, device=device, followers=followers)
-            before = states_by_name(bundle.manifest, how.weights)
-            session = Session(bundle, _open(bundle, how, place=place, order=order), how)
+            session = Session._of_bundle(bundle, how, place=place, order=order)
             if "weights" in place:
                 session._compared = self._compared
-            else:
-                session._note_compared(before)
             return session
         except BaseException:
             bundle.close()
@@ -328,6 +321,32 @@ class Session:
         """Wait for everything queued on the session's stream; nothing to wait for on host."""
         self._backend().synchronize()
 
+    @classmethod
+    def _of_bundle(
+        cls,
+        bundle: Bundle,
+        how: _How,
+        first: int | None = None,
+        load_weights: bool = True,
+        base: int | None = None,
+        place: Mapping[str, object] | None = None,
+        order: Sequence[int] = (),
+    ) -> Session:
+        """Of a bundle that is open; `first` and `order` are indices of graphs."""
+        loads = load_weights and "weights" not in (place or {})
+        before = states_by_name(bundle.manifest, how.weights) if loads else {}
+        if how.followers is None:
+            backend: Backend = open_backend(
+                bundle, how.weights, how.device, first, load_weights, base, place, order=order
+            )
+        else:
+            from foundryrt.ranks.leader import open_leader
+
+            backend = open_leader(bundle, how.followers, how.weights, first, load_weights)
+        session = cls(bundle, backend, how)
+        session._note_compared(before)
+        return session
+
     def _note_compared(self, before: Mapping[str, FileState]) -> None:
         """Contents were compared since then, of files that are still as they were.
 
@@ -351,24 +370,6 @@ class Session:
             where = f"; graph {listed(owners)} has one: use graph(...).read" if owners else ""
             raise UsageError(f"no tensor {name!r}; there is {listed(known)}{where}")
         return found
-
-
-def _open(
-    bundle: Bundle,
-    how: _How,
-    first: int | None = None,
-    load_weights: bool = True,
-    base: int | None = None,
-    place: Mapping[str, object] | None = None,
-    order: Sequence[int] = (),
-) -> Backend:
-    if how.followers is None:
-        return open_backend(
-            bundle, how.weights, how.device, first, load_weights, base, place, order=order
-        )
-    from foundryrt.ranks.leader import open_leader
-
-    return open_leader(bundle, how.followers, how.weights, first, load_weights)
 
 
 def _indices(bundle: Bundle, graphs: Iterable[GraphKey]) -> list[int]:

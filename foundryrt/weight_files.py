@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from foundryrt.bundle.schema import Manifest
+from foundryrt.bundle.schema import Manifest, WeightFile
 from foundryrt.errors import FoundryError
 from foundryrt.weights import WeightsChanged, find_file
 
@@ -48,7 +48,7 @@ def unpacked(data: bytes | memoryview) -> list[FileState]:
 
 def file_states(manifest: Manifest, folder: Path | None) -> list[FileState]:
     """The state of each weight file; errors are those of `find_file`."""
-    return [FileState.of(find_file(file, folder).stat()) for file in manifest.weights.files]
+    return [_state(file, folder) for file in manifest.weights.files]
 
 
 def states_by_name(manifest: Manifest, folder: Path | None) -> dict[str, FileState]:
@@ -56,8 +56,12 @@ def states_by_name(manifest: Manifest, folder: Path | None) -> dict[str, FileSta
     found = {}
     for file in manifest.weights.files:
         with suppress(FoundryError, OSError):
-            found[file.name] = FileState.of(find_file(file, folder).stat())
+            found[file.name] = _state(file, folder)
     return found
+
+
+def _state(file: WeightFile, folder: Path | None) -> FileState:
+    return FileState.of(find_file(file, folder).stat())
 
 
 class OpenFile:
