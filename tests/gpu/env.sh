@@ -15,8 +15,11 @@ if ls .whl/*.whl >/dev/null 2>&1; then
         into_site --no-compile .whl/*.whl && ls .whl >"$wheels" || exit
     fi
     into_site --no-build-isolation . || exit
-    # As where packages are installed: else each process compiles what it imports, some tenths of a second.
-    python3 -m compileall -q -j 0 "$FOUNDRY_SITE" foundryc foundryrt hf_runtime parse_runtime otfs_pipeline benchmarks >/dev/null
+    # As on an ordinary machine, where each module is compiled once: else each process compiles what it
+    # imports, some tenths of a second. The variable is set on some; numpy's wheel brings no compiled modules.
+    unset PYTHONDONTWRITEBYTECODE
+    numpy=$(python3 -c 'import numpy; print(*numpy.__path__)')
+    python3 -m compileall -q -j 0 "$FOUNDRY_SITE" "$numpy" foundryc foundryrt hf_runtime parse_runtime otfs_pipeline benchmarks >/dev/null
     # pytest and python -m import the checkout, not the site.
     for side in foundryc foundryrt; do
         cp --remove-destination "$FOUNDRY_SITE/$side/native/"lib*.so "$side/native/" || exit
