@@ -59,10 +59,14 @@ def reporting() -> Iterator[None]:
 def note(text: object) -> None:
     """Say something to the person at the terminal: on stderr, with nothing but its letters.
 
-    Later lines of a text are indented, so that no name can pass for a line of ours.
+    Later lines of a text are indented, so that no name can pass for a line of ours. Where stderr is
+    closed, full or read by nobody, nothing is said: no work fails for a line about it.
     """
-    clear_bar()
-    print("\n  ".join(printable(line) for line in str(text).split("\n")), file=sys.stderr)
+    if sys.stderr is None:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        clear_bar()
+        print("\n  ".join(printable(line) for line in str(text).split("\n")), file=sys.stderr)
 
 
 def run_app(app: Callable[[], object]) -> None:

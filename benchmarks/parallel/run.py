@@ -24,6 +24,7 @@ from benchmarks.device import check_gpus, gpu
 from benchmarks.report import RESULTS, Output, Report, chosen, say, today
 from benchmarks.start.cold import STEPS as START_STEPS
 from benchmarks.start.cold import kill_children, process
+from foundryrt.cuda.early import QUEUES
 from foundryrt.ranks.asked import gpu_numbers
 
 Save = Callable[[dict[str, Any]], None]
@@ -215,7 +216,10 @@ def bare(folder: Path, gpus: Sequence[str], all_seen: bool) -> float:
     started = []
     for one in gpus:
         seen = [one, *(other for other in gpus if other != one and all_seen)]
-        own = os.environ | {"CUDA_VISIBLE_DEVICES": _visible(dict.fromkeys(seen))}
+        own = os.environ | {
+            "CUDA_VISIBLE_DEVICES": _visible(dict.fromkeys(seen)),
+            "CUDA_DEVICE_MAX_CONNECTIONS": QUEUES,  # as a rank's context has
+        }
         started.append(subprocess.Popen([program], env=own))
     try:
         if any(one.wait(LIMIT) for one in started):

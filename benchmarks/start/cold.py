@@ -25,10 +25,12 @@ from typer import Option
 
 from benchmarks.device import gpu
 from benchmarks.report import RESULTS, Output, chosen, today, write_results
+from foundryrt.cuda.early import QUEUES
 
 STEPS = Path(__file__).parent / "steps"
 ROOT = Path(__file__).parents[2]
 MODES = ("eager", "compile")
+_DRIVERS_QUEUES = "8"
 
 
 class Model(StrEnum):
@@ -111,11 +113,19 @@ def step(script: str, *arguments: object) -> dict[str, Any]:
 
 
 def floor(folder: Path, repeats: int) -> dict[str, float]:
-    """A bare process: cuInit, context, one launch; and the speed of a pinned copy."""
+    """A bare process: cuInit, context, one launch; and the speed of a pinned copy.
+
+    Its context has as many queues as that of a bundle, and by turns as many as the driver gives.
+    """
     program = folder / "floor"
     subprocess.run(["g++", "-O2", STEPS / "floor.cpp", "-o", program, "-ldl"], check=True)
-    times = [process(program)[1] for _ in range(repeats + 1)][1:]
-    return {"floor_ms": statistics.median(times), **process(program, "copy")[0]}
+    times: dict[str, list[float]] = {QUEUES: [], _DRIVERS_QUEUES: []}
+    for _ in range(repeats + 1):
+        for queues, own in times.items():
+            variable = f"CUDA_DEVICE_MAX_CONNECTIONS={queues}"
+            own.append(process("env", variable, program)[1])
+    own, drivers = (statistics.median(each[1:]) for each in times.values())
+    return {"floor_ms": own, "floor_8_queues_ms": drivers, **process(program, "copy")[0]}
 
 
 def measure(model: str, mode: str, folder: Path, repeats: int, torchs: int) -> dict[str, Any]:

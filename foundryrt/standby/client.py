@@ -26,6 +26,7 @@ def message(arguments: list[str]) -> list[str]:
 
 def hand_over(path: str, arguments: list[str]) -> int:
     """Have the process that listens at `path` run `foundryrt` with these arguments; exit code."""
+    _open_streams()
     connection = socket(AF_UNIX, SOCK_STREAM)
     try:
         connection.connect(path)
@@ -37,8 +38,9 @@ def hand_over(path: str, arguments: list[str]) -> int:
         # One that comes meanwhile is kept until it can be passed on.
         _signal.pthread_sigmask(_signal.SIG_BLOCK, _SIGNALS)
         wire.send(connection, *message(arguments), files=(0, 1, 2))
+        pass_on = _PassOn(connection)
         for number in _SIGNALS:
-            _signal.signal(number, lambda n, _: wire.send(connection, "signal", str(n)))
+            _signal.signal(number, pass_on)
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _SIGNALS)
         answer, _ = wire.receive(connection)
     except (OSError, ValueError) as error:
@@ -51,8 +53,42 @@ def hand_over(path: str, arguments: list[str]) -> int:
     return _failed(value) if kind == "refused" else int(value)
 
 
+class _PassOn:
+    """Passes signals on: the first ends a command, or begins a server's grace, which a second ends.
+
+    Where neither is heard, since the other process stands still, a third ends this one.
+    """
+
+    def __init__(self, connection: socket) -> None:
+        self._connection = connection
+        self._passed = 0
+
+    def __call__(self, number: int, _: object) -> None:
+        self._passed += 1
+        if self._passed == 2:
+            for one in _SIGNALS:
+                _signal.signal(one, _signal.SIG_DFL)
+        wire.send(self._connection, "signal", str(number))
+
+
+def _open_streams() -> None:
+    """Have input, output and errors be open, so that no other file gets their numbers.
+
+    Of one that was closed nothing can be read, and writing to it fails, as it would here.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # gets the lowest number that is free
+
+
 def _failed(problem: str) -> int:
+    from contextlib import suppress
+
     from foundryrt.printable import printable
 
-    print(f"error: {printable(problem)}", file=sys.stderr)
+    if sys.stderr is not None:
+        with suppress(OSError):  # nobody reads it
+            print(f"error: {printable(problem)}", file=sys.stderr)
     return 1

@@ -13,6 +13,7 @@ import stat
 import struct
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from foundryrt.standby import wire
 
 _FIXED = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "FOUNDRY_LIBCUDA")
 """Settings that were read when this process started."""
+_AGAIN = 0.1
+"""Seconds until a connection is asked for again where there could be none."""
 _CREDENTIALS = struct.Struct("<3i")  # struct ucred: process, user, group
 _SIGNALS = {str(int(number)): number for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -86,7 +89,10 @@ class Standby:
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                return  # it is closed
+                if self._listener.fileno() < 0:
+                    return  # it is closed
+                time.sleep(_AGAIN)  # such as where no more files may be open
+                continue
             try:
                 self._admit(connection)
             except (OSError, ValueError):
@@ -99,21 +105,23 @@ class Standby:
             connection.close()
             return
         message, files = wire.receive(connection, 3)
-        connection.settimeout(None)
-        if message is None or message[:1] != ["run"] or len(files) != 3:
-            raise ValueError("no command")
-        _, folder, count, *words = message
-        arguments, environment = words[: int(count)], words[int(count) :]
-        variables = (variable.partition("=") for variable in environment)
-        job = _Job(
-            connection, files, arguments, folder, {name: value for name, _, value in variables}
-        )
-        if problem := self._refusal(job):
-            wire.send(connection, "refused", problem)
-            connection.close()
+        with contextlib.ExitStack() as refused:
             for file in files:
-                os.close(file)
-            return
+                refused.callback(os.close, file)
+            connection.settimeout(None)
+            if message is None or message[:1] != ["run"] or len(files) != 3:
+                raise ValueError("no command")
+            _, folder, count, *words = message
+            arguments, environment = words[: int(count)], words[int(count) :]
+            variables = (variable.partition("=") for variable in environment)
+            job = _Job(
+                connection, files, arguments, folder, {name: value for name, _, value in variables}
+            )
+            if problem := self._refusal(job):
+                wire.send(connection, "refused", problem)
+                connection.close()
+                return
+            refused.pop_all()
         self._jobs.put(job)
 
     def _refusal(self, job: _Job) -> str:

@@ -7,11 +7,15 @@ from dataclasses import dataclass, replace
 
 from foundryrt.errors import UsageError
 
+_GREEDY = 1e-6
+"""Temperatures below are 0."""
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How one sequence picks tokens: temperature 0 is greedy, `top_p` keeps the nucleus.
 
+    A temperature below 1e-6 is taken as 0: float32 logits over less would not be finite.
     Noise is keyed by (seed, position, token id): a sequence's tokens do not depend on what else
     is in its batches.
     """
@@ -23,6 +27,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise UsageError(f"temperature {self.temperature}: a finite number >= 0 is needed")
+        if self.temperature < _GREEDY:
+            object.__setattr__(self, "temperature", 0.0)
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top-p {self.top_p}: a number above 0 and up to 1 is needed")
         if not 0 <= self.seed < 1 << 63:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from foundryrt.errors import FoundryError
+from foundryrt.errors import FoundryError, UsageError
 from parse_runtime.sampling import processors
 from parse_runtime.sampling.noise import gumbel
 from parse_runtime.sampling.processing import Processing
@@ -63,11 +63,13 @@ class Sampler:
     def choose(self, logits: NDArray[np.float32], position: int) -> int:
         """The token after the row at `position`, whose logits are float32 [vocabulary].
 
-        FoundryError where no token is allowed.
+        UsageError where what is asked for allows no token, FoundryError where the logits are none.
         """
+        if not np.isfinite(logits.max()):
+            raise FoundryError("no token may follow: the model's logits are not finite")
         scores = self._processed(logits)
         if not np.isfinite(scores.max()):
-            raise FoundryError("no token may follow: the grammar and the logits leave none")
+            raise UsageError("no token may follow: grammar, biases and penalties leave none")
         if not self._temperature:
             return int(scores.argmax())
         scores /= np.float32(self._temperature)

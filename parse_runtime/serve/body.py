@@ -72,7 +72,7 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     logit_bias: dict[int, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] | None = None
     top_k: Annotated[int, Meta(ge=-1)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
@@ -195,7 +195,7 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 class TextBody(Body, kw_only=True):
     """POST /v1/completions."""
 
-    prompt: str | list[int | str]
+    prompt: str | list[int | str | list[int]]
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     echo: Any = None
     suffix: Any = None
@@ -219,8 +219,8 @@ class TextBody(Body, kw_only=True):
         tokens = [part for part in self.prompt if isinstance(part, int)]
         if len(tokens) == len(self.prompt):
             return Raw(tokens)
-        if len(self.prompt) == 1:
-            return Raw(str(self.prompt[0]))
+        if len(self.prompt) == 1 and not isinstance(only := self.prompt[0], int):
+            return Raw(only)
         raise ApiError(400, "one prompt a request is supported", "prompt", "unsupported")
 
 

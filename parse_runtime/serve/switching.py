@@ -91,9 +91,14 @@ class Switching:
                 self._under_way = False
                 done.set_result(report)
 
+        thread = threading.Thread(target=work, name="parse-switch", daemon=True)
         self._under_way = True
-        self._thread = threading.Thread(target=work, name="parse-switch", daemon=True)
-        self._thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # the system gives none
+            self._under_way = False
+            raise
+        self._thread = thread
         report = asyncio.wrap_future(done)
         report.add_done_callback(_heard)  # a client may have left, and the loop would complain
         return await asyncio.shield(report)
@@ -166,13 +171,17 @@ class Switching:
         unlike, go_on = self._options.unlike_tokenizers, service.go_on
         try:
             opened = open_successor(before, asked, unlike, go_on, stop)
+            try:
+                after = served(opened.session, opened.loaded, self._options)
+            except BaseException:
+                opened.session.close()
+                raise
         except Stopped:
             raise
         except Exception as error:
             if stopped:
                 self._go_back(before, stopped[0], error)
             raise
-        after = served(opened.session, opened.loaded, self._options)
         self._serve(after)
         seconds = time.perf_counter() - since
         self._complete(asked)
@@ -188,11 +197,11 @@ class Switching:
         note(f"error: {reason}; going back to {own.path}")
         try:
             opened = open_again(before, own, unlike, service.go_on)
+            self._serve(served(opened.session, opened.loaded, self._options), again=True)
         except Exception as error:
             service.fail(FoundryError(f"{own.path} cannot be opened again: {error}"))
             stop_serving()
         else:
-            self._serve(served(opened.session, opened.loaded, self._options), again=True)
             with suppress(Exception):  # `reason` is told; health tells of this one
                 service.complete()
 

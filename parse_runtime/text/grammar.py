@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from foundryrt.errors import FoundryError, UsageError, install
+from foundryrt.errors import UsageError, install
 from parse_runtime.text.tokenizer import Tokenizer, package_reads
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class Matcher:
 
     def _check(self) -> None:
         if self._inner.is_error():
-            raise FoundryError(f"the answer's grammar fails: {_line(self._inner.get_error())}")
+            # Some schemas turn out here only: such as one that refers to itself alone.
+            raise UsageError(f"the answer's grammar fails: {_line(self._inner.get_error())}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -117,6 +117,18 @@ def test_nobody_reads_the_output(bundle: Path) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.parametrize("stderr", ["2>&-", "2>/dev/full", "2>&1 >/dev/null | true"])
+def test_nobody_hears_of_an_error(bundle: Path, stderr: str) -> None:
+    """It has its exit code all the same, and results are where they were."""
+    command = f'set -o pipefail; "$@" {stderr}'
+    for words, code in ((["inspect", bundle, "--json"], 0), (["inspect", "no.fdy", "--json"], 2)):
+        done = subprocess.run(
+            ["bash", "-c", command, "bash", *FOUNDRYC, *words], capture_output=True, timeout=300
+        )
+        assert done.returncode == code
+        assert "|" in stderr or bool(done.stdout) == (not code)
+
+
 def test_a_name_that_is_not_utf8(bundle: Path) -> None:
     odd = os.fsencode(bundle.parent) + b"/\xff.fdy"
     os.rename(bundle, odd)

@@ -125,6 +125,7 @@ def test_what_is_not_supported_is_refused_by_name(
         ({"min_p": 1.5}, "min_p"),
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-50}, "repetition_penalty"),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
         ({"top_k": 5, "parse": {"max_rounds": 2}}, "parse"),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundryrt.errors import FoundryError, UsageError
+from parse_runtime.engine.batch import Sampling
 from parse_runtime.engine.scheduler import Scheduler
 from parse_runtime.sampling.processing import Processing
 from parse_runtime.sampling.sampler import Sampler
@@ -90,11 +91,23 @@ def test_stop_tokens_wait_for_min_tokens() -> None:
         made.advance(expected)
 
 
-def test_no_token_left_is_an_error() -> None:
-    banned = np.full(SIZE, -np.inf, np.float32)
-    for temperature in (0.0, 1.0):
-        with pytest.raises(FoundryError, match="no token may follow"):
-            sampler(temperature, top_k=2).choose(banned, 0)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_token_left_is_an_error(temperature: float) -> None:
+    """The model's own, or one of the request: of these a server's health does not tell."""
+    for broken in (-np.inf, np.nan):
+        with pytest.raises(FoundryError, match="logits are not finite") as raised:
+            sampler(temperature, top_k=2).choose(np.full(SIZE, broken, np.float32), 0)
+        assert not isinstance(raised.value, UsageError)
+    ends = Sampler(Processing(min_tokens=1), temperature, 1.0, 3, PROMPT, range(SIZE))
+    with pytest.raises(UsageError, match="no token may follow"):
+        ends.choose(LOGITS, 0)
+
+
+@given(st.floats(0, 1e-6, exclude_max=True), st.integers(0, SIZE), st.floats(0.01, 1))
+def test_temperatures_next_to_zero_are_greedy(temperature: float, top_k: int, top_p: float) -> None:
+    asked = Sampling(temperature)
+    made = sampler(asked.temperature, top_p=top_p, top_k=top_k)
+    assert made.choose(LOGITS, 0) == LOGITS.argmax()
 
 
 @given(st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=30), st.integers(0, 25))

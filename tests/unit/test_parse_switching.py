@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -134,3 +137,65 @@ def test_a_server_stops_while_graphs_are_made(switched: Switched) -> None:
     status, found = report.result(20)
     assert status == 503 and "the server stops" in found["error"]["message"]
     assert switched.first.closed
+
+
+class Unread(io.StringIO):
+    """As stderr is where it is a pipe that nobody reads any more."""
+
+    def write(self, _: str) -> int:
+        raise BrokenPipeError
+
+
+def test_a_switch_ends_though_nobody_reads_the_log(
+    switched: Switched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", Unread())
+    third = Late("third")
+    third.going_on.set()
+    assert switched.to(third)[0] == 200 and switched.health() == (200, "ok", "third", 2)
+    monkeypatch.setattr(switching, "open_successor", Mock(side_effect=BROKEN))
+    headers = {"Authorization": "Bearer token"}
+    for _ in range(2):
+        answer = switched.client.post("/admin/switch", json={"bundle": "y.fdy"}, headers=headers)
+        assert answer.status_code == 422 and "OUT_OF_MEMORY" in answer.json()["error"]["message"]
+
+
+def test_a_switch_that_gets_no_thread_is_no_switch(
+    switched: Switched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "parse-switch":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    third = Late("third")
+    third.going_on.set()
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start"):  # a server answers 500
+            switched.to(third)
+    assert switched.to(third)[0] == 200
+
+
+def test_what_cannot_be_served_again_ends_the_server(
+    switched: Switched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for a server that has closed one bundle and cannot open the other."""
+    ended = Mock()
+    monkeypatch.setattr(switching, "stop_serving", ended)
+    monkeypatch.setattr(switching, "open_again", Mock())
+    monkeypatch.setattr(switching, "served", Mock(side_effect=BROKEN))
+
+    def opened(before: Any, asked: Any, unlike: str, go_on: Any, stop: Any) -> Any:
+        stop(Mock(path="x.fdy"))
+        return Mock()
+
+    monkeypatch.setattr(switching, "open_successor", opened)
+    headers = {"Authorization": "Bearer token"}
+    asked = {"bundle": "y.fdy", "stop_first": True}
+    assert switched.client.post("/admin/switch", json=asked, headers=headers).status_code == 422
+    ended.assert_called_once_with()
+    answer = switched.client.post("/v1/completions", json={"prompt": "(", "max_tokens": 9})
+    assert answer.status_code == 503

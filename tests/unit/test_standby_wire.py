@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +109,72 @@ def test_a_signal_is_passed_on_as_soon_as_the_command_is_handed_over(tmp_path: P
             assert wire.receive(connection)[0] == ["signal", "15"]
             wire.send(connection, "exit", "7")
             assert process.wait(30) == 7
+
+
+def test_a_third_signal_ends_a_command_that_nobody_hears(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.settimeout(30)
+        listener.listen()
+        process = subprocess.Popen([sys.executable, "-c", _SIGNALLED, str(tmp_path / "s")])
+        connection, _ = listener.accept()
+        with connection:
+            wire.receive(connection, 0)
+            assert wire.receive(connection)[0] == ["signal", "15"]
+            process.send_signal(signal.SIGINT)
+            assert wire.receive(connection)[0] == ["signal", "2"]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == -signal.SIGTERM
+
+
+def test_streams_that_are_closed_are_nobody_elses(tmp_path: Path) -> None:
+    """What is handed over for them reads as empty, and cannot be written to."""
+    program = "import sys; from foundryrt.standby import client; client.hand_over(sys.argv[1], [])"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.settimeout(30)
+        listener.listen()
+        command = ["bash", "-c", '"$@" <&- >&- 2>&-', "bash", sys.executable, "-c", program]
+        process = subprocess.Popen([*command, str(tmp_path / "s")])
+        connection, _ = listener.accept()
+        with connection:
+            _, files = wire.receive(connection, 3)
+            assert [os.read(file, 1) for file in files] == [b"", b"", b""]
+            for file in files:
+                with pytest.raises(OSError, match="Bad file descriptor"):
+                    os.write(file, b"x")
+                os.close(file)
+            wire.send(connection, "exit", "0")
+            assert process.wait(30) == 0
+
+
+def test_a_connection_that_cannot_be_taken_is_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standby = server.Standby(tmp_path / "s", lambda: None)
+    listener, failures = standby._listener, [OSError(24, "Too many open files")] * 2
+
+    class Failing:
+        def accept(self) -> object:
+            if failures:
+                raise failures.pop()
+            return listener.accept()
+
+        def fileno(self) -> int:
+            return listener.fileno()
+
+    admitted: list[object] = []
+    monkeypatch.setattr(standby, "_listener", Failing())
+    monkeypatch.setattr(standby, "_admit", admitted.append)
+    threading.Thread(target=standby._accept, daemon=True).start()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "s"))
+        end = time.monotonic() + 30
+        while not admitted:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert not failures
+    listener.close()
 
 
 def test_a_socket_takes_the_place_of_a_dead_one_alone(tmp_path: Path) -> None:
