@@ -65,9 +65,15 @@ def with_bundle(command: str, words: Sequence[str]) -> list[str]:
 
 def _driver(chosen: Sequence[str]) -> tuple[str, WithCapture]:
     """The named workload, or the installed one that has models."""
-    found = []
+    found, missing = [], []
     for name in [chosen[-1].partition("=")[2] or chosen[-1]] if chosen else names(RUN):
-        driver: RunWorkload = find_run(name, name)
+        try:
+            driver: RunWorkload = find_run(name, name)
+        except FoundryError as error:
+            if chosen:
+                raise
+            missing.append(str(error))  # another one may be the one that has models
+            continue
         if isinstance(driver, WithCapture) and "model" in options.names(driver.Capture):
             found.append((name, driver))
     if len(found) == 1:
@@ -77,6 +83,8 @@ def _driver(chosen: Sequence[str]) -> tuple[str, WithCapture]:
             f"--model: workload {name!r} takes a bundle alone: have it captured first, "
             f"foundryc capture --workload {name} --model NAME -o BUNDLE.fdy"
         )
+    if missing:
+        raise FoundryError(f"--model: {'; '.join(missing)}")
     raise UsageError("--model: name a workload that has models by --workload")
 
 

@@ -145,3 +145,26 @@ def test_arguments_are_split_with_their_values() -> None:
         ["--a", "1", "--c-d", "x", "--a=3"],
         ["free", "--b=2", "--flag"],
     )
+
+
+def test_a_workload_that_lacks_its_packages_hides_no_other(
+    calls: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = on_demand.find_run
+
+    def lacking(*lost: str) -> None:
+        def found(name: str, asked: str) -> object:
+            if name in lost:
+                raise FoundryError(f"workload {name!r} needs packages")
+            return find(name, asked)
+
+        monkeypatch.setattr(on_demand, "find_run", found)
+
+    lacking("hf")
+    on_demand.with_bundle("serve", ["--model", "m"])
+    assert calls[0][:3] == ["capture", "--workload", "parse"]
+    lacking("hf", "parse")
+    with pytest.raises(FoundryError, match="'hf' needs packages; workload 'parse' needs"):
+        on_demand.with_bundle("serve", ["--model", "m"])
+    with pytest.raises(FoundryError, match=r"^workload .parse. needs packages$"):
+        on_demand.with_bundle("serve", ["--model", "m", "--workload", "parse"])
