@@ -30,6 +30,16 @@ def ends() -> Iterator[Ends]:
         yield one, other
 
 
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[socket.socket]:
+    """As a process that stands by at tmp_path / "s"."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / "s"))
+        made.settimeout(30)
+        made.listen()
+        yield made
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(words, min_size=1, max_size=9), max_size=4))
 def test_words_arrive_as_they_were(ends: Ends, messages: list[list[str]]) -> None:
@@ -94,58 +104,50 @@ sys.exit(client.hand_over(sys.argv[1], ["run"]))
 """
 
 
-def test_a_signal_is_passed_on_as_soon_as_the_command_is_handed_over(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
-        listener.settimeout(30)
-        listener.listen()
-        process = subprocess.Popen([sys.executable, "-c", _SIGNALLED, str(tmp_path / "s")])
-        connection, _ = listener.accept()
-        with connection:
-            message, files = wire.receive(connection, 3)
-            assert message is not None and message[0] == "run"
-            for file in files:
-                os.close(file)
-            assert wire.receive(connection)[0] == ["signal", "15"]
-            wire.send(connection, "exit", "7")
-            assert process.wait(30) == 7
+def test_a_signal_is_passed_on_as_soon_as_the_command_is_handed_over(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _SIGNALLED, str(tmp_path / "s")])
+    connection, _ = listener.accept()
+    with connection:
+        message, files = wire.receive(connection, 3)
+        assert message is not None and message[0] == "run"
+        for file in files:
+            os.close(file)
+        assert wire.receive(connection)[0] == ["signal", "15"]
+        wire.send(connection, "exit", "7")
+        assert process.wait(30) == 7
 
 
-def test_a_third_signal_ends_a_command_that_nobody_hears(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
-        listener.settimeout(30)
-        listener.listen()
-        process = subprocess.Popen([sys.executable, "-c", _SIGNALLED, str(tmp_path / "s")])
-        connection, _ = listener.accept()
-        with connection:
-            wire.receive(connection, 0)
-            assert wire.receive(connection)[0] == ["signal", "15"]
-            process.send_signal(signal.SIGINT)
-            assert wire.receive(connection)[0] == ["signal", "2"]
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == -signal.SIGTERM
+def test_a_third_signal_ends_a_command_that_nobody_hears(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _SIGNALLED, str(tmp_path / "s")])
+    connection, _ = listener.accept()
+    with connection:
+        wire.receive(connection)
+        assert wire.receive(connection)[0] == ["signal", "15"]
+        process.send_signal(signal.SIGINT)
+        assert wire.receive(connection)[0] == ["signal", "2"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == -signal.SIGTERM
 
 
-def test_streams_that_are_closed_are_nobody_elses(tmp_path: Path) -> None:
+def test_streams_that_are_closed_are_nobody_elses(listener: socket.socket, tmp_path: Path) -> None:
     """What is handed over for them reads as empty, and cannot be written to."""
     program = "import sys; from foundryrt.standby import client; client.hand_over(sys.argv[1], [])"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
-        listener.settimeout(30)
-        listener.listen()
-        command = ["bash", "-c", '"$@" <&- >&- 2>&-', "bash", sys.executable, "-c", program]
-        process = subprocess.Popen([*command, str(tmp_path / "s")])
-        connection, _ = listener.accept()
-        with connection:
-            _, files = wire.receive(connection, 3)
-            assert [os.read(file, 1) for file in files] == [b"", b"", b""]
-            for file in files:
-                with pytest.raises(OSError, match="Bad file descriptor"):
-                    os.write(file, b"x")
-                os.close(file)
-            wire.send(connection, "exit", "0")
-            assert process.wait(30) == 0
+    command = ["bash", "-c", '"$@" <&- >&- 2>&-', "bash", sys.executable, "-c", program]
+    process = subprocess.Popen([*command, str(tmp_path / "s")])
+    connection, _ = listener.accept()
+    with connection:
+        _, files = wire.receive(connection, 3)
+        assert [os.read(file, 1) for file in files] == [b"", b"", b""]
+        for file in files:
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.write(file, b"x")
+            os.close(file)
+        wire.send(connection, "exit", "0")
+        assert process.wait(30) == 0
 
 
 def test_a_connection_that_cannot_be_taken_is_no_end(
