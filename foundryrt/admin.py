@@ -71,7 +71,7 @@ def chosen_token() -> str:
 def _chosen() -> str | None:
     text = os.environ.get(VARIABLE)
     if text is not None and (len(text) < _LEAST or not text.isascii() or not text.isprintable()):
-        raise UsageError(f"{VARIABLE}: at least {_LEAST} ASCII letters are needed")
+        raise UsageError(f"{VARIABLE}: at least {_LEAST} printable ASCII characters are needed")
     return text
 
 
