@@ -77,7 +77,7 @@ def test_a_server_with_a_token_that_cannot_be_one_does_not_begin() -> None:
         [sys.executable, "-m", "tests.unit.parse_service", "0"], capture_output=True, text=True,
         env=os.environ | {VARIABLE: "short"}, timeout=60,
     )  # fmt: skip
-    assert ended.returncode and "at least 16 ASCII letters" in ended.stderr
+    assert ended.returncode and "at least 16 printable ASCII characters" in ended.stderr
     assert "listening" not in ended.stderr
 
 
