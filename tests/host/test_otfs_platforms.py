@@ -64,7 +64,7 @@ def test_kin_share_the_source_of_smaller_grids(name: str) -> None:
             assert macros(one) == macros(other)
 
 
-@pytest.mark.parametrize(("grid", "kind", "target"), cases())
+@pytest.mark.parametrize(("grid", "kind", "target"), list(cases()))
 def test_the_kernels_are_within_the_limits(
     grid: str, kind: dict[str, Any], target: Platform
 ) -> None:
