@@ -60,7 +60,7 @@ def note(text: object) -> None:
     """Say something to the person at the terminal: on stderr, with nothing but its letters.
 
     Later lines of a text are indented, so that no name can pass for a line of ours. Where stderr is
-    closed, full or read by nobody, nothing is said: no work fails for a line about it.
+    closed or full, or its reader gone, nothing is said: no work fails for a line about it.
     """
     if sys.stderr is None:
         return

@@ -8,6 +8,7 @@ import sys
 from foundryrt.arguments import bundle_word
 from foundryrt.peek import on_device
 from foundryrt.ranks.asked import LAUNCHED, AskedRanks
+from foundryrt.streams import open_streams
 from foundryrt.timeline import mark
 
 
@@ -45,6 +46,7 @@ def main() -> None:
 
 def _start() -> None:
     mark("python")
+    open_streams()
     words = sys.argv[2:]
     if sys.argv[1:2] in (["run"], ["serve"]) and "--model" in " ".join(words):
         words = _with_bundle(sys.argv[1], words)

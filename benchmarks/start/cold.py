@@ -45,16 +45,19 @@ def search_path() -> str:
     return f"{os.environ.get('PYTHONPATH', '')}:{ROOT}:{sysconfig.get_path('purelib')}"
 
 
-def process(*command: object, limit: float | None = None) -> tuple[dict[str, Any], float]:
+def process(
+    *command: object, limit: float | None = None, **variables: str
+) -> tuple[dict[str, Any], float]:
     """The JSON on a process's last line, and its whole time in milliseconds.
 
-    After `limit` seconds it is killed, and all that it has started: the benchmark ends.
+    `variables` are set in its environment. After `limit` seconds it is killed, and all that it has
+    started: the benchmark ends.
     """
     start = time.time()
     words = [str(word) for word in command]
     running = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
-        env=os.environ | {"SPAWNED": repr(start), "PYTHONPATH": search_path()},
+        env=os.environ | {"SPAWNED": repr(start), "PYTHONPATH": search_path()} | variables,
     )  # fmt: skip
     try:
         out, err = running.communicate(timeout=limit)
@@ -122,8 +125,7 @@ def floor(folder: Path, repeats: int) -> dict[str, float]:
     times: dict[str, list[float]] = {QUEUES: [], _DRIVERS_QUEUES: []}
     for _ in range(repeats + 1):
         for queues, own in times.items():
-            variable = f"CUDA_DEVICE_MAX_CONNECTIONS={queues}"
-            own.append(process("env", variable, program)[1])
+            own.append(process(program, CUDA_DEVICE_MAX_CONNECTIONS=queues)[1])
     own, drivers = (statistics.median(each[1:]) for each in times.values())
     return {"floor_ms": own, "floor_8_queues_ms": drivers, **process(program, "copy")[0]}
 

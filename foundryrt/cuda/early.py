@@ -28,7 +28,7 @@ def begin(ordinal: int = 0) -> None:
     """Make the context of device `ordinal` in the background; it stays until the process ends.
 
     It has QUEUES queues of work unless CUDA_DEVICE_MAX_CONNECTIONS says how many: a bare process
-    ends a fifth sooner than with the driver's own 8 (docs/measurements/start.md). Branches of
+    ends a quarter sooner than with the driver's own 8 (docs/measurements/start.md). Branches of
     graphs and copies run side by side all the same; of more streams than queues, some may wait for
     others.
 

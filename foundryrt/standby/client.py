@@ -11,6 +11,7 @@ import sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from foundryrt.standby import wire
+from foundryrt.streams import open_streams
 
 _SIGNALS = (_signal.SIGINT, _signal.SIGTERM)
 
@@ -26,7 +27,7 @@ def message(arguments: list[str]) -> list[str]:
 
 def hand_over(path: str, arguments: list[str]) -> int:
     """Have the process that listens at `path` run `foundryrt` with these arguments; exit code."""
-    _open_streams()
+    open_streams()
     connection = socket(AF_UNIX, SOCK_STREAM)
     try:
         connection.connect(path)
@@ -68,19 +69,10 @@ class _PassOn:
         if self._passed == 2:
             for one in _SIGNALS:
                 _signal.signal(one, _signal.SIG_DFL)
-        wire.send(self._connection, "signal", str(number))
-
-
-def _open_streams() -> None:
-    """Have input, output and errors be open, so that no other file gets their numbers.
-
-    Of one that was closed nothing can be read, and writing to it fails, as it would here.
-    """
-    for number in range(3):
         try:
-            os.fstat(number)
+            wire.send(self._connection, "signal", str(number))
         except OSError:
-            os.open(os.devnull, os.O_RDONLY)  # gets the lowest number that is free
+            return  # the command has ended: what it came to is told, or that it is gone
 
 
 def _failed(problem: str) -> int:

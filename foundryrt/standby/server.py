@@ -71,7 +71,10 @@ class Standby:
         frozen = gc.get_freeze_count()
         while True:
             job = self._jobs.get()
-            code = _execute(job, self._run)
+            try:
+                answer = "exit", str(_execute(job, self._run))
+            except OSError as error:  # no more files may be open
+                answer = "refused", f"the process that stands by cannot run it: {error.strerror}"
             for file in job.files:
                 os.close(file)
             if gc.get_freeze_count() > frozen:  # a server freezes what it has made
@@ -81,7 +84,7 @@ class Standby:
                 gc.freeze()
             self._free.release()
             with contextlib.suppress(OSError):  # nobody waits for it any more
-                wire.send(job.connection, "exit", str(code))
+                wire.send(job.connection, *answer)
             job.connection.close()
 
     def _accept(self) -> None:
@@ -109,8 +112,14 @@ class Standby:
             for file in files:
                 refused.callback(os.close, file)
             connection.settimeout(None)
-            if message is None or message[:1] != ["run"] or len(files) != 3:
+            if message is None or message[:1] != ["run"]:
                 raise ValueError("no command")
+            if len(files) != 3:
+                wire.send(
+                    connection, "refused", "the process that stands by may open no more files"
+                )
+                connection.close()
+                return
             _, folder, count, *words = message
             arguments, environment = words[: int(count)], words[int(count) :]
             variables = (variable.partition("=") for variable in environment)
@@ -169,7 +178,10 @@ def _listen(path: Path) -> socket.socket:
 
 
 def _execute(job: _Job, run: Callable[[], None]) -> int:
-    """Run a command in this process as if it were the client's own."""
+    """Run a command in this process as if it were the client's own; its exit code.
+
+    OSError where it cannot be begun.
+    """
     watch = _Watch(job.connection)
     with _as_client(job, watch.pass_on), watch:
         try:
@@ -263,12 +275,13 @@ def _as_client(job: _Job, on_signal: Callable[[int, object], None]) -> Iterator[
 
     Modules that it finds in folders of its own are imported again for the next command.
     """
-    kept = [os.dup(file) for file in range(3)]
+    kept: list[int] = []
     streams = sys.stdin, sys.stdout, sys.stderr
     folder, environment, arguments = os.getcwd(), dict(os.environ), sys.argv
     handlers = {number: signal.getsignal(number) for number in _SIGNALS.values()}
     path, modules = sys.path[:], {name.partition(".")[0] for name in sys.modules}
     try:
+        kept.extend(os.dup(file) for file in range(3))
         for file, own in zip(job.files, range(3), strict=True):
             os.dup2(file, own)
         sys.stdin, sys.stdout, sys.stderr = _open(0, "r"), _open(1, "w"), _open(2, "w")

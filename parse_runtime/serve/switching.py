@@ -85,8 +85,8 @@ class Switching:
                 self._under_way = False
                 # Not the error itself: its traceback would keep what was opened.
                 refusal = _refusal(asked, error, before.session.followers)
-                note(f"switch failed: {refusal}")
                 done.set_exception(refusal)
+                note(f"switch failed: {refusal}")
             else:
                 self._under_way = False
                 done.set_result(report)

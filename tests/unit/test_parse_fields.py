@@ -146,6 +146,15 @@ def test_wrong_values_are_refused_by_name(
     assert refused.status_code == 400 and refused.json()["error"]["param"] == param
 
 
+def test_a_batch_of_one_prompt_is_that_prompt(client) -> None:  # type: ignore[no-untyped-def]
+    answers = [text(client, prompt=prompt) for prompt in ([5, 6], [[5, 6]], "A", ["A"])]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    ids, ids_listed, words, words_listed = (a.json()["choices"][0]["text"] for a in answers)
+    assert ids == ids_listed and words == words_listed
+    for prompt in ([[5], [6]], ["A", "B"], [5, [6]], [[5, "A"]], [[]]):
+        assert text(client, prompt=prompt).status_code == 400
+
+
 def shown(**fields: object) -> str:
     made = service(Device(mixing(1)), SHOW)
     made.engine.close()

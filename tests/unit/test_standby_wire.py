@@ -133,6 +133,74 @@ def test_a_third_signal_ends_a_command_that_nobody_hears(
         assert process.wait(30) == -signal.SIGTERM
 
 
+def test_a_signal_that_comes_as_the_command_ends_changes_nothing(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    process = subprocess.Popen([sys.executable, "-c", _SIGNALLED, str(tmp_path / "s")])
+    connection, _ = listener.accept()
+    with connection:
+        wire.receive(connection)
+        assert wire.receive(connection)[0] == ["signal", "15"]
+        connection.shutdown(socket.SHUT_RD)  # as where it ends
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        wire.send(connection, "exit", "7")
+        assert process.wait(30) == 7
+
+
+def test_a_command_that_cannot_be_begun_is_told_so_and_the_next_one_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standby = server.Standby(tmp_path / "s", lambda: sys.exit(5))
+    running = threading.Thread(target=standby.serve, daemon=True)
+    dup, lacking = os.dup, [OSError(24, "Too many open files")]
+    monkeypatch.setattr(server.os, "dup", lambda file: _raise(lacking) if lacking else dup(file))
+    monkeypatch.setattr(server, "_execute", lambda job, run: _in_place(job))
+    running.start()
+    for expected in (["refused", "the process that stands by cannot run it: Too many"], ["exit"]):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "s"))
+            client.settimeout(30)
+            wire.send(client, "run", str(tmp_path), "0", files=(0, 1, 2))
+            answer, _ = wire.receive(client)
+            assert answer and answer[0] == expected[0]
+            assert len(expected) == 1 or answer[1].startswith(expected[1])
+
+
+def test_what_was_opened_for_a_command_that_cannot_begin_is_closed(
+    ends: Ends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = server._Job(ends[0], [0, 1, 2], [], str(tmp_path), dict(os.environ))
+    dup, given = os.dup, []
+
+    def some(file: int) -> int:
+        if len(given) == 2:
+            raise OSError(24, "Too many open files")
+        given.append(dup(file))
+        return given[-1]
+
+    monkeypatch.setattr(server.os, "dup", some)
+    streams, folder = (sys.stdin, sys.stdout, sys.stderr), os.getcwd()
+    entered = server._as_client(job, lambda *_: None)
+    with pytest.raises(OSError, match="Too many"):
+        entered.__enter__()
+    assert (sys.stdin, sys.stdout, sys.stderr) == streams and os.getcwd() == folder
+    assert len(given) == 2
+    for file in given:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(file)
+
+
+def _raise(errors: list[OSError]) -> int:
+    raise errors.pop()
+
+
+def _in_place(job: server._Job) -> int:
+    """As `_execute`, off the main thread, which alone may set handlers of signals."""
+    os.close(os.dup(job.files[0]))
+    return 0
+
+
 def test_streams_that_are_closed_are_nobody_elses(listener: socket.socket, tmp_path: Path) -> None:
     """What is handed over for them reads as empty, and cannot be written to."""
     program = "import sys; from foundryrt.standby import client; client.hand_over(sys.argv[1], [])"
