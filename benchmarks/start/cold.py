@@ -30,7 +30,6 @@ from foundryrt.cuda.early import QUEUES
 STEPS = Path(__file__).parent / "steps"
 ROOT = Path(__file__).parents[2]
 MODES = ("eager", "compile")
-_DRIVERS_QUEUES = "8"
 
 
 class Model(StrEnum):
@@ -122,11 +121,11 @@ def floor(folder: Path, repeats: int) -> dict[str, float]:
     """
     program = folder / "floor"
     subprocess.run(["g++", "-O2", STEPS / "floor.cpp", "-o", program, "-ldl"], check=True)
-    times: dict[str, list[float]] = {QUEUES: [], _DRIVERS_QUEUES: []}
-    for _ in range(repeats + 1):
-        for queues, own in times.items():
-            own.append(process(program, CUDA_DEVICE_MAX_CONNECTIONS=queues)[1])
-    own, drivers = (statistics.median(each[1:]) for each in times.values())
+    turns = [
+        [process(program, CUDA_DEVICE_MAX_CONNECTIONS=each)[1] for each in (QUEUES, "8")]
+        for _ in range(repeats + 1)
+    ]
+    own, drivers = map(statistics.median, zip(*turns[1:], strict=True))
     return {"floor_ms": own, "floor_8_queues_ms": drivers, **process(program, "copy")[0]}
 
 

@@ -11,7 +11,6 @@ import sys
 from _socket import AF_UNIX, SOCK_STREAM, socket
 
 from foundryrt.standby import wire
-from foundryrt.streams import open_streams
 
 _SIGNALS = (_signal.SIGINT, _signal.SIGTERM)
 
@@ -27,7 +26,6 @@ def message(arguments: list[str]) -> list[str]:
 
 def hand_over(path: str, arguments: list[str]) -> int:
     """Have the process that listens at `path` run `foundryrt` with these arguments; exit code."""
-    open_streams()
     connection = socket(AF_UNIX, SOCK_STREAM)
     try:
         connection.connect(path)

@@ -114,12 +114,6 @@ class Standby:
             connection.settimeout(None)
             if message is None or message[:1] != ["run"]:
                 raise ValueError("no command")
-            if len(files) != 3:
-                wire.send(
-                    connection, "refused", "the process that stands by may open no more files"
-                )
-                connection.close()
-                return
             _, folder, count, *words = message
             arguments, environment = words[: int(count)], words[int(count) :]
             variables = (variable.partition("=") for variable in environment)
@@ -134,6 +128,8 @@ class Standby:
         self._jobs.put(job)
 
     def _refusal(self, job: _Job) -> str:
+        if len(job.files) != 3:  # the system has left some out
+            return "the process that stands by may open no more files"
         for name in _FIXED:
             own, wanted = os.environ.get(name), job.environment.get(name)
             if own != wanted:

@@ -65,10 +65,10 @@ class Sampler:
 
         UsageError where what is asked for allows no token, FoundryError where the logits are none.
         """
-        if not np.isfinite(logits.max()):
-            raise FoundryError("no token may follow: the model's logits are not finite")
         scores = self._processed(logits)
         if not np.isfinite(scores.max()):
+            if not np.isfinite(logits.max()):
+                raise FoundryError("no token may follow: the model's logits are not finite")
             raise UsageError("no token may follow: grammar, biases and penalties leave none")
         if not self._temperature:
             return int(scores.argmax())

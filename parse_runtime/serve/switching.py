@@ -29,7 +29,7 @@ from parse_runtime.serve.app import Service
 from parse_runtime.serve.errors import ApiError, reply, translated
 from parse_runtime.serve.http import read
 from parse_runtime.serve.served import Served, served
-from parse_runtime.serve.successor import Asked, close, open_again, open_successor
+from parse_runtime.serve.successor import Asked, Successor, close, open_again, open_successor
 
 _ROOM = ("device memory", "are taken in this process")
 """Of errors, those that would not be where the bundle before is closed first."""
@@ -170,12 +170,7 @@ class Switching:
 
         unlike, go_on = self._options.unlike_tokenizers, service.go_on
         try:
-            opened = open_successor(before, asked, unlike, go_on, stop)
-            try:
-                after = served(opened.session, opened.loaded, self._options)
-            except BaseException:
-                opened.session.close()
-                raise
+            after = self._served(open_successor(before, asked, unlike, go_on, stop))
         except Stopped:
             raise
         except Exception as error:
@@ -197,13 +192,20 @@ class Switching:
         note(f"error: {reason}; going back to {own.path}")
         try:
             opened = open_again(before, own, unlike, service.go_on)
-            self._serve(served(opened.session, opened.loaded, self._options), again=True)
+            self._serve(self._served(opened), again=True)
         except Exception as error:
             service.fail(FoundryError(f"{own.path} cannot be opened again: {error}"))
             stop_serving()
         else:
             with suppress(Exception):  # `reason` is told; health tells of this one
                 service.complete()
+
+    def _served(self, opened: Successor) -> Served:
+        try:
+            return served(opened.session, opened.loaded, self._options)
+        except BaseException:
+            opened.session.close()
+            raise
 
     def _serve(self, after: Served, again: bool = False) -> None:
         self._service.serve(after, again)

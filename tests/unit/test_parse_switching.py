@@ -64,8 +64,13 @@ class Switched:
         made.engine.close()
         opened = Successor(session, made.served.loaded, ["weights"])  # type: ignore[arg-type]
         self._monkeypatch.setattr(switching, "open_successor", lambda *_: opened)
-        headers = {"Authorization": "Bearer token"}
-        answer = self.client.post("/admin/switch", json={"bundle": "y.fdy"}, headers=headers)
+        return self.post()
+
+    def post(self, **asked: bool) -> tuple[int, dict]:  # type: ignore[type-arg]
+        answer = self.client.post(
+            "/admin/switch", json={"bundle": "y.fdy", **asked},
+            headers={"Authorization": "Bearer token"},
+        )  # fmt: skip
         return answer.status_code, answer.json()
 
     def ask(self) -> str:
@@ -158,10 +163,9 @@ def test_a_switch_ends_though_nobody_reads_the_log(
     third.going_on.set()
     assert switched.to(third)[0] == 200 and switched.health() == (200, "ok", "third", 2)
     monkeypatch.setattr(switching, "open_successor", Mock(side_effect=BROKEN))
-    headers = {"Authorization": "Bearer token"}
     for _ in range(2):
-        answer = switched.client.post("/admin/switch", json={"bundle": "y.fdy"}, headers=headers)
-        assert answer.status_code == 422 and "OUT_OF_MEMORY" in answer.json()["error"]["message"]
+        status, found = switched.post()
+        assert status == 422 and "OUT_OF_MEMORY" in found["error"]["message"]
 
 
 def test_a_switch_that_gets_no_thread_is_no_switch(
@@ -197,9 +201,7 @@ def test_what_cannot_be_served_again_ends_the_server(
         return Mock()
 
     monkeypatch.setattr(switching, "open_successor", opened)
-    headers = {"Authorization": "Bearer token"}
-    asked = {"bundle": "y.fdy", "stop_first": True}
-    assert switched.client.post("/admin/switch", json=asked, headers=headers).status_code == 422
+    assert switched.post(stop_first=True)[0] == 422
     ended.assert_called_once_with()
     answer = switched.client.post("/v1/completions", json={"prompt": "(", "max_tokens": 9})
     assert answer.status_code == 503

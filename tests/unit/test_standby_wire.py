@@ -20,6 +20,7 @@ from foundryrt.errors import FoundryError, UsageError
 from foundryrt.standby import server, wire
 
 Ends = tuple[socket.socket, socket.socket]
+Told = tuple["subprocess.Popen[bytes]", socket.socket]
 words = st.binary(max_size=40).map(lambda b: os.fsdecode(b.replace(b"\0", b"")))
 
 
@@ -104,9 +105,9 @@ sys.exit(client.hand_over(sys.argv[1], ["run"]))
 """
 
 
-def test_a_signal_is_passed_on_as_soon_as_the_command_is_handed_over(
-    listener: socket.socket, tmp_path: Path
-) -> None:
+@pytest.fixture
+def told(listener: socket.socket, tmp_path: Path) -> Iterator[Told]:
+    """A command that was handed over, and has passed on the signal that came just then."""
     process = subprocess.Popen([sys.executable, "-c", _SIGNALLED, str(tmp_path / "s")])
     connection, _ = listener.accept()
     with connection:
@@ -115,37 +116,30 @@ def test_a_signal_is_passed_on_as_soon_as_the_command_is_handed_over(
         for file in files:
             os.close(file)
         assert wire.receive(connection)[0] == ["signal", "15"]
-        wire.send(connection, "exit", "7")
-        assert process.wait(30) == 7
+        yield process, connection
 
 
-def test_a_third_signal_ends_a_command_that_nobody_hears(
-    listener: socket.socket, tmp_path: Path
-) -> None:
-    process = subprocess.Popen([sys.executable, "-c", _SIGNALLED, str(tmp_path / "s")])
-    connection, _ = listener.accept()
-    with connection:
-        wire.receive(connection)
-        assert wire.receive(connection)[0] == ["signal", "15"]
-        process.send_signal(signal.SIGINT)
-        assert wire.receive(connection)[0] == ["signal", "2"]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == -signal.SIGTERM
+def test_a_signal_is_passed_on_as_soon_as_the_command_is_handed_over(told: Told) -> None:
+    process, connection = told
+    wire.send(connection, "exit", "7")
+    assert process.wait(30) == 7
 
 
-def test_a_signal_that_comes_as_the_command_ends_changes_nothing(
-    listener: socket.socket, tmp_path: Path
-) -> None:
-    process = subprocess.Popen([sys.executable, "-c", _SIGNALLED, str(tmp_path / "s")])
-    connection, _ = listener.accept()
-    with connection:
-        wire.receive(connection)
-        assert wire.receive(connection)[0] == ["signal", "15"]
-        connection.shutdown(socket.SHUT_RD)  # as where it ends
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.2)
-        wire.send(connection, "exit", "7")
-        assert process.wait(30) == 7
+def test_a_third_signal_ends_a_command_that_nobody_hears(told: Told) -> None:
+    process, connection = told
+    process.send_signal(signal.SIGINT)
+    assert wire.receive(connection)[0] == ["signal", "2"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == -signal.SIGTERM
+
+
+def test_a_signal_that_comes_as_the_command_ends_changes_nothing(told: Told) -> None:
+    process, connection = told
+    connection.shutdown(socket.SHUT_RD)  # as where it ends
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    wire.send(connection, "exit", "7")
+    assert process.wait(30) == 7
 
 
 def test_a_command_that_cannot_be_begun_is_told_so_and_the_next_one_runs(
@@ -203,9 +197,12 @@ def _in_place(job: server._Job) -> int:
 
 def test_streams_that_are_closed_are_nobody_elses(listener: socket.socket, tmp_path: Path) -> None:
     """What is handed over for them reads as empty, and cannot be written to."""
-    program = "import sys; from foundryrt.standby import client; client.hand_over(sys.argv[1], [])"
+    program = "from foundryrt.start import main; main()"
     command = ["bash", "-c", '"$@" <&- >&- 2>&-', "bash", sys.executable, "-c", program]
-    process = subprocess.Popen([*command, str(tmp_path / "s")])
+    process = subprocess.Popen(
+        [*command, "run", "x.fdy", "--standby"],
+        env=os.environ | {"FOUNDRY_STANDBY": str(tmp_path / "s")},
+    )
     connection, _ = listener.accept()
     with connection:
         _, files = wire.receive(connection, 3)
